@@ -1,0 +1,24 @@
+//! Stent: an LLM inference gateway whose policies are WebAssembly components.
+//!
+//! The modules stand in the order in which a request meets them.
+
+pub mod config;
+
+pub mod http;
+
+pub mod api;
+
+pub mod chat;
+
+pub mod admission;
+pub mod cache;
+pub mod engine;
+pub mod policy;
+pub mod session;
+pub mod stream;
+
+pub mod error;
+pub mod metrics;
+pub mod models;
+pub mod trace;
+pub mod types;

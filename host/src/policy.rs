@@ -1,0 +1,1 @@
+//! The policy host: decisions taken by WebAssembly components, pinned to a generation.
