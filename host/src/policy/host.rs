@@ -59,7 +59,7 @@ impl HostState {
         table.set_max_capacity(64);
         Self {
             table,
-            limiter: Limiter { limit: limits.memory, peak: 0 },
+            limiter: Limiter { limit: usize::try_from(limits.memory).unwrap_or(usize::MAX), peak: 0 },
             clock: Clock { ran: Duration::ZERO, limit: limits.probe },
             tokenizer,
             label,

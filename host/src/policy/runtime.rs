@@ -100,7 +100,7 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
         .max_core_instances_per_component(16)
         .max_tables_per_module(4)
         .table_elements(TABLE_ELEMENTS)
-        .max_memory_size(limits.memory)
+        .max_memory_size(usize::try_from(limits.memory).unwrap_or(usize::MAX))
         // Zeroing this much is cheaper than giving the pages back and faulting them in again.
         .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(16 << 10)

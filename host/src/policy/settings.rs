@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::types::{Hook, Scope};
+use crate::types::units;
 
 /// Where policies come from, what they may use, and what happens when one fails.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,13 +22,13 @@ pub struct Settings {
     /// Look at the folder every `rescan` only, for file systems that raise no events (NFS).
     pub poll: bool,
     /// How often the whole folder is looked at, events or not.
-    #[serde(with = "span")]
+    #[serde(with = "units::duration")]
     pub rescan: Duration,
     /// A file counts as written when size and time of change stayed the same this long.
-    #[serde(with = "span")]
+    #[serde(with = "units::duration")]
     pub settle: Duration,
     /// How long a deleted file's policy keeps serving, so that "delete, then write" is one change.
-    #[serde(with = "span")]
+    #[serde(with = "units::duration")]
     pub grace: Duration,
     /// Share of the prompt budget, in percent, that trimming cuts down to.
     pub low_water: u8,
@@ -76,17 +77,20 @@ pub enum Fail {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Largest file, in bytes.
+    #[serde(with = "units::bytes")]
     pub file_bytes: u64,
     /// Largest linear memory of an instance, in bytes.
-    pub memory: usize,
+    #[serde(with = "units::bytes")]
+    pub memory: u64,
     /// Time that a guest may run in one call of a hook.
-    #[serde(with = "span")]
+    #[serde(with = "units::duration")]
     pub call: Duration,
     /// Time for each of `describe`, `configure` and `self-test` before activation.
-    #[serde(with = "span")]
+    #[serde(with = "units::duration")]
     pub probe: Duration,
     /// Bytes of strings and lists that one call may hand to the host.
-    pub result_bytes: usize,
+    #[serde(with = "units::bytes")]
+    pub result_bytes: u64,
     /// Log lines of one instance; what exceeds them is counted and dropped.
     pub log_lines: u32,
     /// Instances alive at once, warm ones included.
@@ -94,12 +98,13 @@ pub struct Limits {
     /// Instances kept warm for each hook.
     pub warm: usize,
     /// Memory of the compiling child process, in bytes.
+    #[serde(with = "units::bytes")]
     pub compile_memory: u64,
     /// CPU time of the compiling child process.
-    #[serde(with = "span")]
+    #[serde(with = "units::duration")]
     pub compile_cpu: Duration,
     /// Wall-clock time of the compiling child process.
-    #[serde(with = "span")]
+    #[serde(with = "units::duration")]
     pub compile_wall: Duration,
 }
 
@@ -109,7 +114,7 @@ pub struct Limits {
 pub struct Breaker {
     /// Faults within `window` that roll back; 0 switches the breaker off.
     pub faults: u32,
-    #[serde(with = "span")]
+    #[serde(with = "units::duration")]
     pub window: Duration,
 }
 
@@ -209,22 +214,5 @@ impl Default for Limits {
 impl Default for Breaker {
     fn default() -> Self {
         Self { faults: 20, window: Duration::from_secs(60) }
-    }
-}
-
-/// Durations as people write them: "50ms", "30s".
-mod span {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(span: &Duration, out: S) -> Result<S::Ok, S::Error> {
-        out.collect_str(&humantime::format_duration(*span))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        humantime::parse_duration(&text)
-            .map_err(|e| D::Error::custom(format!("{text:?} is not a time like \"50ms\" or \"30s\": {e}")))
     }
 }
