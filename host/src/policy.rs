@@ -3,7 +3,7 @@
 //! A request takes one [`Snapshot`] and asks it, in this order:
 //!
 //! ```text
-//! let policies = state.policies.snapshot(facts);         // one generation until the last byte
+//! let policies = state.policies.snapshot(facts, span);   // one generation until the last byte
 //! let layout = policies.layout().await?;                 // reserved strings, tokens of the layout
 //! let text = neutralise(&message, &layout.reserved);     // before it is tokenised
 //! match policies.guard(&messages).await? { .. }          // allow | rewrite | reply | refuse
@@ -25,30 +25,48 @@
 //!
 //! Only the modules under `policy/` know wasmtime.
 
-mod bindings;
-mod budget;
-mod call;
-mod compile;
-mod fault;
-mod generation;
-mod guest;
-mod inspect;
-mod native;
-mod neutral;
-mod pool;
-mod reload;
-mod runtime;
-mod settings;
-mod stages;
-mod types;
-
 pub use compile::compile_child_main;
 pub use fault::{Denied, RunError};
+pub use history::{Change, Entry};
 pub use neutral::neutralise;
-pub use reload::{Policies, PolicyError, Surroundings};
-pub use settings::{Fail, HookSettings, Limits, Settings};
+pub use policies::{Policies, PolicyError, Surroundings};
+pub use settings::{Breaker, Fail, HookSettings, Limits, Settings};
+pub use stage::{Rejection, Stage};
 pub use stages::{Filter, Snapshot};
 pub use types::{
     AnswerOutcome, Basis, CacheKey, CallFacts, Facts, Hook, Layout, Listed, Lookup, Observer,
     PolicyList, Prompt, ReloadFacts, Scope, State, Step, Trimmed, Verdict,
 };
+
+mod settings;
+mod types;
+
+mod policies;
+mod stages;
+
+mod budget;
+mod call;
+mod fault;
+mod native;
+mod neutral;
+
+mod generation;
+mod guest;
+mod host;
+mod pool;
+mod runtime;
+
+mod bindings;
+mod bundled;
+
+mod breaker;
+mod cases;
+mod compile;
+mod folder;
+mod history;
+mod inspect;
+mod probe;
+mod reload;
+mod shadow;
+mod signature;
+mod stage;

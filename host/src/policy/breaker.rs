@@ -11,7 +11,6 @@ pub(super) struct Breaker(Mutex<State>);
 #[derive(Default)]
 struct State {
     faults: VecDeque<Instant>,
-    total: u64,
     tripped: bool,
 }
 
@@ -19,7 +18,6 @@ impl Breaker {
     /// True exactly once: when the last `limit` faults lie within `window`. Zero never trips.
     pub(super) fn fault(&self, now: Instant, limit: u32, window: Duration) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.total += 1;
         state.faults.push_back(now);
         while state.faults.len() > limit as usize
             || state.faults.front().is_some_and(|&first| now.duration_since(first) > window)
@@ -31,10 +29,6 @@ impl Breaker {
         }
         state.tripped = true;
         true
-    }
-
-    pub(super) fn total(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).total
     }
 }
 
@@ -54,7 +48,6 @@ mod tests {
         assert!(!breaker.fault(at(13), 3, window));
         assert!(breaker.fault(at(14), 3, window));
         assert!(!breaker.fault(at(14), 3, window));
-        assert_eq!(breaker.total(), 6);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::generation::Revision;
 use super::guest::Instance;
 use super::pool::Pool;
 use super::settings::Fail;
-use super::stages::Shared;
+use super::stages::{Asked, Shared};
 use super::types::CallFacts;
 
 /// What a policy is asked; the span's name.
@@ -37,13 +37,13 @@ pub(super) struct Call {
 impl Call {
     /// Takes an instance. `None` where native code serves the hook.
     pub(super) async fn start(
-        revision: &Arc<Revision>,
-        generation: u64,
+        asked: &Asked,
         ask: Ask,
     ) -> Option<Result<Self, RunError>> {
+        let revision = &asked.revision;
         let pool = revision.pool.clone()?;
         let start = Instant::now();
-        let span = ask.span(revision, generation);
+        let span = ask.span(asked);
         Some(match pool.take().await {
             Ok(mut instance) => {
                 instance.allow(pool.template.limits.call);
@@ -58,14 +58,14 @@ impl Call {
 
     /// Goes on with the instance of an earlier call of the same request.
     pub(super) fn resume(
-        revision: &Arc<Revision>,
-        generation: u64,
+        asked: &Asked,
         ask: Ask,
         mut instance: Instance,
     ) -> Option<Result<Self, RunError>> {
+        let revision = &asked.revision;
         let pool = revision.pool.clone()?;
         instance.allow(pool.template.limits.call);
-        let (start, span) = (Instant::now(), ask.span(revision, generation));
+        let (start, span) = (Instant::now(), ask.span(asked));
         Some(Ok(Self { instance, span, revision: revision.clone(), pool, start }))
     }
 
@@ -97,11 +97,13 @@ impl Call {
 
 impl Ask {
     /// `policy trim` and its like; numbers are i64, because others are exported as strings.
-    fn span(self, revision: &Revision, generation: u64) -> Span {
+    fn span(self, asked: &Asked) -> Span {
+        let (revision, generation) = (&asked.revision, asked.generation);
         macro_rules! span {
             ($name:literal) => {
                 tracing::info_span!(
                     target: "stent::policy",
+                    parent: &asked.span,
                     $name,
                     "stent.policy.hook" = revision.hook.as_str(),
                     "stent.policy.name" = revision.name,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
 
 use super::breaker::Breaker;
 use super::pool::Pool;
@@ -40,6 +41,8 @@ pub(super) struct Revision {
     pub fail: Fail,
     pub granted: Scope,
     pub breaker: Breaker,
+    /// For another config of the same policy.
+    pub component: Option<Component>,
     /// `None`: plain native code decides.
     pub pool: Option<Arc<Pool>>,
 }
@@ -101,6 +104,7 @@ impl Revision {
             fail,
             granted: Scope::Session,
             breaker: Breaker::default(),
+            component: None,
             pool: None,
         }
     }

@@ -146,6 +146,15 @@ impl History {
         log.write_all(&line)
     }
 
+    /// Forgets a source that will not serve, unless a revision names it.
+    pub(super) fn discard(&self, sha256: &str) {
+        let named = self.state.revisions.values().flatten().any(|e| e.sha256 == sha256);
+        if !named && !sha256.is_empty() {
+            // A source too many costs only room on disk.
+            let _ = fs::remove_file(self.source(sha256));
+        }
+    }
+
     /// Sources that no revision names any more are removed.
     fn sweep(&self) {
         let named = |file: &str| {

@@ -26,12 +26,12 @@ pub(crate) struct HostState {
     log_left: u32,
 }
 
-pub(crate) struct RequestHandle {
+pub struct RequestHandle {
     pub facts: Arc<Facts>,
     pub granted: Scope,
 }
-pub(crate) struct TranscriptHandle(pub Vec<Message>);
-pub(crate) struct AnswerHandle(pub Arc<str>);
+pub struct TranscriptHandle(pub Vec<Message>);
+pub struct AnswerHandle(pub Arc<str>);
 
 /// Counts the time that a guest really ran.
 ///

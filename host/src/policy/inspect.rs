@@ -22,7 +22,7 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
     Validator::new().validate_all(&component).map_err(|e| Rejection {
         stage: Stage::Contract,
         reason: format!("is not a valid component: {e}"),
-        truncated: e.needed_hint().is_some() || e.message().contains("unexpected end"),
+        truncated: e.message().contains("unexpected end"),
     })?;
     let (imports, exports) = surface(&component)?;
     for import in &imports {

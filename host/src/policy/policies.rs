@@ -118,9 +118,10 @@ impl Policies {
         Ok(Arc::new(Self { core, hints, reconciler, janitor }))
     }
 
-    /// Pins the current generation for one request.
-    pub fn snapshot(&self, facts: Facts) -> Snapshot {
-        Snapshot::new(self.core.live.load_full(), facts, self.core.shared.clone())
+    /// Pins the current generation for one request. `span` is the request's own: policy calls are
+    /// its children.
+    pub fn snapshot(&self, facts: Facts, span: tracing::Span) -> Snapshot {
+        Snapshot::new(self.core.live.load_full(), facts, span, self.core.shared.clone())
     }
 
     pub fn generation(&self) -> u64 {

@@ -59,6 +59,10 @@ impl Crew {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
+        if tokio::runtime::Handle::try_current().is_err() {
+            // The reconciler's thread has no timer to wait with.
+            return Err(RunError::Exhausted { limit: self.limit });
+        }
         match tokio::time::timeout(PATIENCE, self.permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(RunError::Exhausted { limit: self.limit }),

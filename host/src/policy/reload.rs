@@ -153,7 +153,7 @@ impl Reconciler {
     fn pause(&self) -> Duration {
         match self.is_busy() || self.files.values().any(|f| matches!(f.state, FileState::Missing(_))) {
             true => (self.settings.settle / 3).max(Duration::from_millis(5)),
-            false if self.settings.poll => self.settings.rescan.min(Duration::from_secs(1)),
+            false if self.settings.poll || self.folder_gone => self.settings.rescan.min(Duration::from_secs(1)),
             false => self.settings.rescan,
         }
     }

@@ -8,6 +8,8 @@ mod prompting;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use tracing::Span;
+
 use super::budget::Budget;
 use super::call::faulted;
 use super::fault::{Denied, RunError};
@@ -23,6 +25,7 @@ use crate::types::{Message, Tokenizer};
 
 pub(super) use ask::Asked;
 pub use filter::Filter;
+pub(super) use prompting::case_prompt;
 
 /// One generation of policies, pinned for a request's whole life, with what is known about the
 /// request. Cloning is cheap.
@@ -33,6 +36,8 @@ struct Pinned {
     generation: Arc<Generation>,
     facts: Arc<Facts>,
     shared: Arc<Shared>,
+    /// The request's span: policy calls are its children.
+    span: Span,
     /// The prompt builder's layout and its instance, which goes on to build.
     prompt: tokio::sync::OnceCell<Layout>,
     builder: Mutex<Option<Instance>>,
@@ -57,11 +62,12 @@ impl Shared {
 }
 
 impl Snapshot {
-    pub(super) fn new(generation: Arc<Generation>, facts: Facts, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(generation: Arc<Generation>, facts: Facts, span: Span, shared: Arc<Shared>) -> Self {
         Self(Arc::new(Pinned {
             generation,
             facts: Arc::new(facts),
             shared,
+            span,
             prompt: tokio::sync::OnceCell::new(),
             builder: Mutex::default(),
         }))
@@ -104,7 +110,7 @@ impl Snapshot {
         if let Some(Ok(live)) = &asked
             && let Some(shadow) = self.0.generation.shadow(Hook::Cache)
         {
-            let (ask, messages) = (self.asked_of(&shadow.revision), messages.to_vec());
+            let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
             shadow.compare(live.clone(), async move { ask.decide(&messages).await });
         }
         self.settle(Hook::Cache, asked, || Lookup::Bypass)
@@ -123,7 +129,7 @@ impl Snapshot {
         if let Some(Ok(live)) = &asked
             && let Some(shadow) = self.0.generation.shadow(Hook::Trim)
         {
-            let (ask, messages) = (self.asked_of(&shadow.revision), messages.to_vec());
+            let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
             shadow.compare(live.clone(), async move {
                 ask.trim(&messages, budget, previous_first).await
             });
@@ -155,11 +161,12 @@ impl Snapshot {
     }
 
     fn asked(&self, hook: Hook) -> Asked {
-        self.asked_of(self.0.generation.of(hook))
+        self.0.asked_of(self.0.generation.of(hook))
     }
 
-    fn asked_of(&self, revision: &Arc<Revision>) -> Asked {
-        self.0.asked_of(revision)
+    /// A shadow's calls are not part of the request's trace: they may outlive it.
+    fn shadowing(&self, revision: &Arc<Revision>) -> Asked {
+        Asked { span: Span::none(), ..self.0.asked_of(revision) }
     }
 
     fn settle<R>(
@@ -179,6 +186,7 @@ impl Pinned {
             generation: self.generation.number,
             facts: self.facts.clone(),
             shared: self.shared.clone(),
+            span: self.span.clone(),
         }
     }
 

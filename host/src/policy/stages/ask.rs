@@ -32,12 +32,14 @@ pub(in crate::policy) struct Asked {
     pub generation: u64,
     pub facts: Arc<Facts>,
     pub shared: Arc<Shared>,
+    /// Parent of the call's own span.
+    pub span: tracing::Span,
 }
 
 /// Asks and verifies: the one shape that all questions have. The call ends whatever comes out.
 macro_rules! ask {
     ($self:ident, $ask:expr, $hook:ident, |$guest:ident, $instance:ident| $called:expr, $verify:expr) => {{
-        let mut call = match Call::start(&$self.revision, $self.generation, $ask).await? {
+        let mut call = match Call::start($self, $ask).await? {
             Ok(call) => call,
             Err(fault) => return Some(Err(fault)),
         };

@@ -44,7 +44,7 @@ impl Filter {
         let revision = pinned.generation.of(Hook::Filter);
         let asked = pinned.asked_of(revision);
         let opened = async {
-            let call = Call::start(revision, asked.generation, Ask::FilterOpen).await?;
+            let call = Call::start(&asked, Ask::FilterOpen).await?;
             let mut call = match call {
                 Ok(call) => call,
                 Err(fault) => return Some(Err(fault)),
@@ -131,8 +131,9 @@ impl Active {
         let limit = self.shared.settings.limits.call;
         self.instance.allow(limit);
         let (guest, filter) = (self.guest.clone(), self.filter);
-        let called = guest.filter().call_push(&mut self.instance.store, filter, chunk);
-        let step = flatten(called.instrument(self.span.clone()).await)?;
+        let (methods, span) = (guest.filter(), self.span.clone());
+        let called = methods.call_push(&mut self.instance.store, filter, chunk);
+        let step = flatten(called.instrument(span).await)?;
         match step {
             wit::Step::Emit(text) => {
                 self.bounded(&text, chunk)?;
@@ -151,8 +152,9 @@ impl Active {
         let limit = self.shared.settings.limits.call;
         self.instance.allow(limit);
         let (guest, filter) = (self.guest.clone(), self.filter);
-        let called = guest.filter().call_finish(&mut self.instance.store, filter, why.into());
-        let text = flatten(called.instrument(self.span.clone()).await)?;
+        let (methods, span) = (guest.filter(), self.span.clone());
+        let called = methods.call_finish(&mut self.instance.store, filter, why.into());
+        let text = flatten(called.instrument(span).await)?;
         self.bounded(&text, "")?;
         Ok(text)
     }

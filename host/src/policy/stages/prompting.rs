@@ -9,7 +9,7 @@ use super::{Pinned, Snapshot};
 use crate::policy::bindings::v0_1::exports::stent::policy::prompt_builder as wit;
 use crate::policy::call::{Ask, Call};
 use crate::policy::fault::{Denied, RunError};
-use crate::policy::guest::{HookGuest, flatten};
+use crate::policy::guest::{HookGuest, Instance, flatten};
 use crate::policy::neutral::{border, neutralise};
 use crate::policy::types::{Hook, Layout, Prompt};
 use crate::policy::{native, stages::Asked};
@@ -37,25 +37,29 @@ pub(super) async fn layout(pinned: &Pinned) -> Result<Layout, Denied> {
 
 async fn ask_layout(pinned: &Pinned) -> Option<Result<Layout, RunError>> {
     let asked = pinned.asked_of(pinned.generation.of(Hook::Prompt));
-    let mut call = match Call::start(&asked.revision, asked.generation, Ask::Layout).await? {
-        Ok(call) => call,
+    let answered = asked.layout().await?;
+    Some(answered.map(|(layout, instance)| {
+        *pinned.builder() = Some(instance);
+        layout
+    }))
+}
+
+/// The whole prompt as text, for golden cases.
+pub(in crate::policy) async fn case_prompt(
+    asked: &Asked,
+    messages: &[Message],
+) -> Option<Result<String, RunError>> {
+    let (layout, instance) = match asked.layout().await? {
+        Ok(answered) => answered,
         Err(fault) => return Some(Err(fault)),
     };
-    let span = call.span.clone();
-    let result = async {
-        let HookGuest::Prompt(guest) = &call.instance.hook else { return Err(wrong_hook()) };
-        let guest = guest.clone();
-        let request = asked.request(&mut call.instance).map_err(|e| RunError::of(&e))?;
-        let layout = guest.call_layout(&mut call.instance.store, request).await;
-        verified(layout.map_err(|e| RunError::of(&e))?)
-    }
-    .instrument(span)
-    .await;
-    match &result {
-        Ok(_) => *pinned.builder() = Some(call.keep(&asked.shared, &result)),
-        Err(_) => call.end(&asked.shared, &result),
-    }
-    Some(result)
+    let built = asked.build(messages, &layout, Some(instance)).await?;
+    let tokenizer = &asked.shared.tokenizer;
+    let bytes = |prompt: Prompt| prompt.tokens.iter().flat_map(|&t| tokenizer.bytes(t)).collect();
+    Some(built.map(|prompt| {
+        let bytes: Vec<u8> = bytes(prompt);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }))
 }
 
 /// Asks for the plan and encodes it. A layout that came from native code keeps it that way: the
@@ -72,7 +76,7 @@ pub(super) async fn build(
     if let Some(Ok(live)) = &built
         && let Some(shadow) = pinned.generation.shadow(Hook::Prompt)
     {
-        let (ask, kept) = (pinned.asked_of(&shadow.revision), kept.to_vec());
+        let (ask, kept) = (snapshot.shadowing(&shadow.revision), kept.to_vec());
         let layout = layout.clone();
         shadow.compare(live.clone(), async move { ask.build(&kept, &layout, None).await });
     }
@@ -83,15 +87,40 @@ pub(super) async fn build(
 }
 
 impl Asked {
+    async fn layout(&self) -> Option<Result<(Layout, Instance), RunError>> {
+        let mut call = match Call::start(self, Ask::Layout).await? {
+            Ok(call) => call,
+            Err(fault) => return Some(Err(fault)),
+        };
+        let span = call.span.clone();
+        let result = async {
+            let HookGuest::Prompt(guest) = &call.instance.hook else { return Err(wrong_hook()) };
+            let guest = guest.clone();
+            let request = self.request(&mut call.instance).map_err(|e| RunError::of(&e))?;
+            let layout = guest.call_declare(&mut call.instance.store, request).await;
+            verified(layout.map_err(|e| RunError::of(&e))?)
+        }
+        .instrument(span)
+        .await;
+        Some(match result {
+            Ok(layout) => Ok((layout, call.keep(&self.shared, &Ok(())))),
+            Err(fault) => {
+                let result = Err(fault);
+                call.end(&self.shared, &result);
+                result
+            }
+        })
+    }
+
     async fn build(
         &self,
         kept: &[Message],
         layout: &Layout,
-        instance: Option<crate::policy::guest::Instance>,
+        instance: Option<Instance>,
     ) -> Option<Result<Prompt, RunError>> {
         let started = match instance {
-            Some(instance) => Call::resume(&self.revision, self.generation, Ask::Build, instance),
-            None => Call::start(&self.revision, self.generation, Ask::Build).await,
+            Some(instance) => Call::resume(self, Ask::Build, instance),
+            None => Call::start(self, Ask::Build).await,
         };
         let mut call = match started? {
             Ok(call) => call,
