@@ -1,0 +1,8 @@
+//! The policy host with real components, good and bad.
+
+mod faults;
+mod folder;
+mod prompts;
+mod revisions;
+mod support;
+mod speed;

@@ -38,9 +38,15 @@ struct Pinned {
     shared: Arc<Shared>,
     /// The request's span: policy calls are its children.
     span: Span,
-    /// The prompt builder's layout and its instance, which goes on to build.
-    prompt: tokio::sync::OnceCell<Layout>,
+    layout: tokio::sync::OnceCell<Declared>,
+    /// The instance that declared the layout goes on to build.
     builder: Mutex<Option<Instance>>,
+}
+
+/// A layout and who will build by it: the two belong together.
+struct Declared {
+    layout: Layout,
+    by_guest: bool,
 }
 
 /// What every call needs beside its generation.
@@ -68,7 +74,7 @@ impl Snapshot {
             facts: Arc::new(facts),
             shared,
             span,
-            prompt: tokio::sync::OnceCell::new(),
+            layout: tokio::sync::OnceCell::new(),
             builder: Mutex::default(),
         }))
     }
@@ -94,8 +100,11 @@ impl Snapshot {
 
     /// What the prompt adds to messages. Asked once for each snapshot.
     pub async fn layout(&self) -> Result<Layout, Denied> {
-        let asked = self.0.prompt.get_or_try_init(|| prompting::layout(&self.0));
-        Ok(asked.await?.clone())
+        Ok(self.declared().await?.layout.clone())
+    }
+
+    async fn declared(&self) -> Result<&Declared, Denied> {
+        self.0.layout.get_or_try_init(|| prompting::declared(&self.0)).await
     }
 
     /// Whether the newest message may go on, and as what.
@@ -139,8 +148,8 @@ impl Snapshot {
 
     /// The final prompt, from the messages that trimming kept.
     pub async fn build(&self, kept: &[Message]) -> Result<Prompt, Denied> {
-        let layout = self.layout().await?;
-        prompting::build(self, kept, &layout).await
+        let declared = self.declared().await?;
+        prompting::build(self, kept, declared).await
     }
 
     /// The filter that this answer goes through.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tracing::Instrument;
 
 use super::ask::{transcript, wrong_hook};
-use super::{Pinned, Snapshot};
+use super::{Declared, Pinned, Snapshot};
 use crate::policy::bindings::v0_1::exports::stent::policy::prompt_builder as wit;
 use crate::policy::call::{Ask, Call};
 use crate::policy::fault::{Denied, RunError};
@@ -30,18 +30,16 @@ enum Piece<'m> {
 }
 
 /// Asks for the layout; the instance is kept for `build`.
-pub(super) async fn layout(pinned: &Pinned) -> Result<Layout, Denied> {
-    let asked = ask_layout(pinned).await;
-    pinned.settle(Hook::Prompt, asked, || pinned.shared.native_layout.clone())
-}
-
-async fn ask_layout(pinned: &Pinned) -> Option<Result<Layout, RunError>> {
-    let asked = pinned.asked_of(pinned.generation.of(Hook::Prompt));
-    let answered = asked.layout().await?;
-    Some(answered.map(|(layout, instance)| {
-        *pinned.builder() = Some(instance);
-        layout
-    }))
+pub(super) async fn declared(pinned: &Pinned) -> Result<Declared, Denied> {
+    let asked = pinned.asked_of(pinned.generation.of(Hook::Prompt)).layout().await;
+    let by_guest = asked.map(|answer| {
+        answer.map(|(layout, instance)| {
+            *pinned.builder() = Some(instance);
+            Declared { layout, by_guest: true }
+        })
+    });
+    let native = || Declared { layout: pinned.shared.native_layout.clone(), by_guest: false };
+    pinned.settle(Hook::Prompt, by_guest, native)
 }
 
 /// The whole prompt as text, for golden cases.
@@ -62,17 +60,19 @@ pub(in crate::policy) async fn case_prompt(
     }))
 }
 
-/// Asks for the plan and encodes it. A layout that came from native code keeps it that way: the
-/// two belong together.
+/// Asks for the plan and encodes it; a layout of native code is built by native code.
 pub(super) async fn build(
     snapshot: &Snapshot,
     kept: &[Message],
-    layout: &Layout,
+    Declared { layout, by_guest }: &Declared,
 ) -> Result<Prompt, Denied> {
     let pinned = &*snapshot.0;
-    let Some(instance) = pinned.builder().take() else { return native_prompt(pinned, kept) };
+    if !by_guest {
+        return native_prompt(pinned, kept);
+    }
     let asked = pinned.asked_of(pinned.generation.of(Hook::Prompt));
-    let built = asked.build(kept, layout, Some(instance)).await;
+    let instance = pinned.builder().take();
+    let built = asked.build(kept, layout, instance).await;
     if let Some(Ok(live)) = &built
         && let Some(shadow) = pinned.generation.shadow(Hook::Prompt)
     {

@@ -1,0 +1,142 @@
+//! Guests that misbehave while serving: each fault has its kind, and never decides.
+
+use std::time::{Duration, Instant};
+
+use stent::policy::{Denied, Fail, Hook, RunError};
+
+use super::support::{Bench, Guest, eventually, rejected, serving, snapshot, talk};
+
+/// Puts the guest in, asks it once, and returns the fault; then asks again with `fail = "open"`.
+async fn fault(body: &str) -> RunError {
+    let mut bench = Bench::new();
+    bench.put("bad.wasm", &Guest::trimmer("bad", body).core());
+    bench.settings.trim.fail = Fail::Closed;
+    let policies = bench.start();
+    assert_eq!(serving(&policies, Hook::Trim).name, "bad", "{:?}", policies.list());
+    let messages = talk(&["one", "two", "three"]);
+    let refused = snapshot(&policies).trim(&messages, None).await;
+    let Err(Denied::Refused { hook: Hook::Trim, error, .. }) = refused else {
+        panic!("expected a refusal, got {refused:?}");
+    };
+    bench.settings.trim.fail = Fail::Open;
+    drop(policies);
+    let policies = bench.start();
+    let trimmed = snapshot(&policies).trim(&messages, None).await.unwrap();
+    assert_eq!(trimmed.kept, [0, 1, 2], "native code decides when a guest fails open");
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_ends_at_its_deadline_and_blocks_nobody() {
+    let start = Instant::now();
+    let other = tokio::spawn(async {
+        let mut worst = Duration::ZERO;
+        for _ in 0..50 {
+            let before = Instant::now();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            worst = worst.max(before.elapsed());
+        }
+        worst
+    });
+    let error = fault("(loop (br 0)) (unreachable)").await;
+    assert!(matches!(error, RunError::Deadline { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(8));
+    assert!(other.await.unwrap() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_huge_allocation_is_a_memory_fault() {
+    let error = fault("(drop (memory.grow (i32.const 20000))) (i32.const 1024)").await;
+    assert!(matches!(error, RunError::Memory { limit: 67_108_864, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn deep_recursion_is_a_stack_fault() {
+    let body = "(drop (call $deep (i32.const 0))) (i32.const 1024)) \
+                (func $deep (param i32) (result i32) \
+                (i32.add (call $deep (i32.add (local.get 0) (i32.const 1))) (local.get 0))";
+    let error = fault(body).await;
+    assert!(matches!(error, RunError::Stack { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_trap_is_a_trap() {
+    let error = fault("(unreachable)").await;
+    assert!(matches!(error, RunError::Trap(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_unknown_id_is_refused() {
+    let body = "(i32.store8 (i32.const 1032) (i32.const 1)) \
+                (i64.store (i32.const 1040) (i64.const 99)) (i32.const 1024)";
+    assert_eq!(fault(body).await, RunError::BadResult("there is no message with id 99".into()));
+}
+
+#[tokio::test]
+async fn ids_that_do_not_rise_are_refused() {
+    let body = "(i32.store8 (i32.const 1032) (i32.const 2)) \
+                (i32.store (i32.const 1040) (i32.const 2048)) (i32.store (i32.const 1044) (i32.const 2)) \
+                (i64.store (i32.const 2048) (i64.const 2)) (i64.store (i32.const 2056) (i64.const 1)) \
+                (i32.const 1024)";
+    assert_eq!(fault(body).await, RunError::BadResult("the kept ids do not rise".into()));
+}
+
+#[tokio::test]
+async fn the_newest_message_must_stay() {
+    let body = "(i32.store8 (i32.const 1032) (i32.const 2)) \
+                (i32.store (i32.const 1040) (i32.const 2048)) (i32.store (i32.const 1044) (i32.const 1)) \
+                (i32.const 1024)";
+    let error = fault(body).await;
+    assert_eq!(error, RunError::BadResult("the newest message (id 2) is not kept".into()));
+}
+
+#[tokio::test]
+async fn a_huge_result_is_refused() {
+    // A list of 8 million ids would be 64 MB on the host.
+    let body = "(drop (memory.grow (i32.const 1000))) (i32.store8 (i32.const 1032) (i32.const 2)) \
+                (i32.store (i32.const 1040) (i32.const 2048)) \
+                (i32.store (i32.const 1044) (i32.const 8000000)) (i32.const 1024)";
+    assert!(matches!(fault(body).await, RunError::BadResult(_)));
+}
+
+#[tokio::test]
+async fn an_error_of_its_own_is_a_fault_with_its_words() {
+    // result<decision, string> with the error's pointer and length at 8 and 12.
+    let body = "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store (i32.const 1032) (i32.const 600)) \
+                (i32.store (i32.const 1036) (i32.const 14)) (i32.const 1024)";
+    assert_eq!(fault(body).await, RunError::Refused("it will not do".into()));
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_changes_nothing_else() {
+    let mut bench = Bench::new();
+    let body = "(local $n i32) (loop (call $log (i32.const 1) (i32.const 600) (i32.const 14)) \
+                (local.set $n (i32.add (local.get $n) (i32.const 1))) \
+                (br_if 0 (i32.lt_u (local.get $n) (i32.const 1000)))) (i32.const 1024)";
+    bench.put("noisy.wasm", &Guest::trimmer("noisy", body).core());
+    bench.settings.trim.fail = Fail::Closed;
+    let policies = bench.start();
+    let trimmed = snapshot(&policies).trim(&talk(&["a", "b", "c"]), None).await.unwrap();
+    assert_eq!(trimmed.kept, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_policy_that_faults_too_often_is_rolled_back() {
+    let mut bench = Bench::new();
+    bench.settings.breaker.faults = 3;
+    bench.put("t.wasm", &super::support::keeper("good"));
+    let policies = bench.start();
+    bench.put("t.wasm", &Guest::trimmer("bad", "(unreachable)").core());
+    policies.reload().await.unwrap();
+    assert_eq!(serving(&policies, Hook::Trim).name, "bad");
+    for _ in 0..3 {
+        snapshot(&policies).trim(&talk(&["a"]), None).await.unwrap();
+    }
+    eventually("rolled back", || (serving(&policies, Hook::Trim).name == "good").then_some(()));
+    let (stage, reason) = eventually("listed", || rejected(&policies, "t.wasm"));
+    assert_eq!(stage, "verify");
+    assert!(reason.contains("3 faults within 60s"), "{reason}");
+    assert!(policies.alarms()[0].contains("the trim policy bad was rolled back"));
+    let last = policies.audit(1).unwrap().pop().unwrap();
+    assert_eq!((last.by.as_str(), last.what.as_str()), ("breaker", "rolled-back"));
+}

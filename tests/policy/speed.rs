@@ -1,0 +1,71 @@
+//! Bounds that a broken pool or a lost fast path would pass by far; figures are printed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use stent::policy::Hook;
+
+use super::support::{Bench, keeper, plugin, serving, snapshot, talk};
+
+fn quantile(sorted: &[u128], share: f64) -> u128 {
+    sorted[((sorted.len() - 1) as f64 * share) as usize]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hooks_take_microseconds() {
+    let bench = Bench::new();
+    let policies = bench.start();
+    let messages = talk(&["What is diabetes?", "A disease.", "Signs?", "Thirst.", "Causes?", "Many."]);
+    let mut times = Vec::new();
+    for _ in 0..3000 {
+        let start = Instant::now();
+        let snapshot = snapshot(&policies);
+        snapshot.cache_decide(&messages).await.unwrap();
+        let trimmed = snapshot.trim(&messages, None).await.unwrap();
+        snapshot.build(&trimmed.of(&messages)).await.unwrap();
+        times.push(start.elapsed().as_nanos() / 1000);
+        tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+    }
+    times.sort_unstable();
+    println!("cache + layout + trim + build: p50 {} us, p99 {} us", quantile(&times, 0.5), quantile(&times, 0.99));
+    assert!(quantile(&times, 0.5) < 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_under_load_mix_and_lose_nothing() {
+    let bench = Bench::new();
+    bench.put("t.wasm", &keeper("keeper"));
+    let policies = bench.start();
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let load: Vec<_> = (0..4).map(|_| {
+        let (policies, stop, asked) = (policies.clone(), stop.clone(), asked.clone());
+        tokio::spawn(async move {
+            let messages = talk(&["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]);
+            while !stop.load(Ordering::Relaxed) {
+                let snapshot = snapshot(&policies);
+                let own = snapshot.digest(Hook::Trim).0.to_owned();
+                let first = snapshot.trim(&messages, None).await.unwrap();
+                tokio::task::yield_now().await;
+                let second = snapshot.trim(&messages, None).await.unwrap();
+                assert_eq!(first, second, "one request saw two generations");
+                assert_eq!(own, snapshot.digest(Hook::Trim).0);
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }).collect();
+    let (keeper, trimmer) = (keeper("keeper"), plugin("trim-exchanges"));
+    let start = Instant::now();
+    for swap in 0..40 {
+        bench.put("t.wasm", if swap % 2 == 0 { &trimmer } else { &keeper });
+        policies.reload().await.unwrap();
+    }
+    println!("40 swaps in {:?} under {} requests", start.elapsed(), asked.load(Ordering::Relaxed));
+    stop.store(true, Ordering::Relaxed);
+    for task in load {
+        task.await.unwrap();
+    }
+    assert_eq!(serving(&policies, Hook::Trim).name, "keeper");
+    assert!(policies.generation() >= 41);
+    assert_eq!(policies.live_generations(), 1);
+}
