@@ -57,7 +57,7 @@ async fn a_typed_marker_does_not_reach_the_prompt() {
         assert_eq!(count(&spelled(&honest.tokens)), count(&spelled(&attempt.tokens)));
         let ends = |tokens: &[i32]| tokens.iter().filter(|&&t| t == 2).count();
         assert_eq!(ends(&honest.tokens), ends(&attempt.tokens), "a typed </s> is text");
-        assert!(honest.stable > 0 && honest.stable < honest.tokens.len());
+        assert!(honest.stable > 0 && honest.stable <= honest.tokens.len());
     }
 }
 

@@ -167,6 +167,7 @@ impl Guest {
             r#"(func (export "stent:policy/session-trimmer@0.1.0#trim")
                 (param $req i32) (param $max i32) (param $low i32) (param $per i32)
                 (param $some i32) (param $prev i64) (param $all i32) (result i32)
+                (local $n i32)
                 (call $drop-request (local.get $req)) (call $drop-transcript (local.get $all))
                 {body})"#
         );

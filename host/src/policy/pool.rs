@@ -4,13 +4,16 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::fault::RunError;
 use super::guest::{Instance, Template};
 
+/// Used instances that may wait for the janitor. When requests use them faster than he drops
+/// them, each drops its own, or they would pile up until none can be had.
+const CHORES: usize = 32;
 /// How long a request waits for an instance when all are in use.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -28,7 +31,7 @@ pub(super) struct Pool {
 pub(super) struct Crew {
     permits: Arc<Semaphore>,
     limit: u32,
-    chores: mpsc::Sender<Chore>,
+    chores: mpsc::SyncSender<Chore>,
 }
 
 pub(super) struct Janitor(Option<JoinHandle<()>>);
@@ -41,7 +44,7 @@ enum Chore {
 
 impl Crew {
     pub(super) fn hire(limit: u32) -> std::io::Result<(Self, Janitor)> {
-        let (chores, inbox) = mpsc::channel();
+        let (chores, inbox) = mpsc::sync_channel(CHORES);
         let thread = std::thread::Builder::new().name("stent-instances".into()).spawn(move || {
             while let Ok(Chore::Replace(used, pool)) = inbox.recv() {
                 drop(used);
@@ -69,8 +72,18 @@ impl Crew {
         }
     }
 
-    /// For the reconciler's thread, which has no timer.
-    pub(super) fn permit_now(&self) -> Result<OwnedSemaphorePermit, RunError> {
+    /// For the reconciler, which may wait on its own thread.
+    pub(super) fn permit_patiently(&self) -> Result<OwnedSemaphorePermit, RunError> {
+        let start = Instant::now();
+        loop {
+            match self.permit_now() {
+                Err(_) if start.elapsed() < 4 * PATIENCE => std::thread::sleep(PATIENCE / 100),
+                done => return done,
+            }
+        }
+    }
+
+    fn permit_now(&self) -> Result<OwnedSemaphorePermit, RunError> {
         let permit = self.permits.clone().try_acquire_owned();
         permit.map_err(|_| RunError::Exhausted { limit: self.limit })
     }
@@ -103,8 +116,8 @@ impl Pool {
     /// The end of an instance's only use.
     pub(super) fn spent(self: &Arc<Self>, instance: Instance) {
         let chore = Chore::Replace(Box::new(instance), Arc::downgrade(self));
-        // Without a janitor the gateway is going down, and the instance is dropped right here.
-        let _ = self.crew.chores.send(chore);
+        // Refused where the janitor is behind or gone: then the instance is dropped right here.
+        let _ = self.crew.chores.try_send(chore);
     }
 
     /// Makes instances until enough are warm, or none can be had for now.

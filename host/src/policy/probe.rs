@@ -43,7 +43,8 @@ impl Bench<'_> {
         let limits = self.limits.clone();
         let template = Template::new(self.runtime, component, hook, config, limits, tokenizer)
             .map_err(unfit)?;
-        let permit = self.crew.permit_now().map_err(|e| Stage::Instantiate.reject(e.to_string()))?;
+        let permit = self.crew.permit_patiently();
+        let permit = permit.map_err(|e| Stage::Instantiate.reject(e.to_string()))?;
         let limit = self.limits.probe;
         let described = block_on(async {
             let mut instance = template.bare(permit).await.map_err(unfit)?;

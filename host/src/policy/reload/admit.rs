@@ -79,7 +79,7 @@ impl Reconciler {
         }
         stage(Stage::Verify).in_scope(|| self.verify(path, &bytes, sha256))?;
         let compiled = stage(Stage::Compile).in_scope(|| self.compile(&bytes, sha256))?;
-        self.allowed(path, sha256, &compiled.hooks)?;
+        self.pinned(sha256, &compiled.hooks)?;
         let revisions = stage(Stage::Instantiate)
             .in_scope(|| self.revisions(&compiled, Origin::File(path.to_owned()), sha256))?;
         let cases = beside(&path.with_extension(""), ".cases.json");
@@ -89,6 +89,7 @@ impl Reconciler {
                 cases::run(&Cases::read(file)?, revision, &self.core.shared)?;
             }
         }
+        self.unrivalled(path, &compiled.hooks)?;
         if folder::stamp(path).ok() != Some(stamp) {
             return Ok(Admitted::Stale);
         }
@@ -142,9 +143,7 @@ impl Reconciler {
         core.compiler.compile(&core.runtime.engine, &source, sha256, limits)
     }
 
-    /// Pins, and one file for one hook.
-    fn allowed(&self, path: &Path, sha256: &str, hooks: &[Hook]) -> Result<(), Rejection> {
-        let live = self.core.live.load();
+    fn pinned(&self, sha256: &str, hooks: &[Hook]) -> Result<(), Rejection> {
         for &hook in hooks {
             if let Some(pin) = &self.settings.hook(hook).pin
                 && !pin.eq_ignore_ascii_case(sha256)
@@ -153,18 +152,26 @@ impl Reconciler {
                     "has sha256 {sha256}, policies.{hook}.pin allows only {pin}"
                 )));
             }
-            if !folder::is_shadow(path)
-                && let Some(other) = live.of(hook).file()
-                && other != path
-                && self.files.get(other).is_some_and(|f| matches!(f.state, FileState::Serving { .. }))
-            {
-                return Err(Stage::Swap.reject(format!(
-                    "serves the {hook} hook, which {} serves already: remove one of the two",
-                    other.display()
-                )));
-            }
         }
         Ok(())
+    }
+
+    /// One file for one hook: which of two is meant cannot be guessed.
+    fn unrivalled(&self, path: &Path, hooks: &[Hook]) -> Result<(), Rejection> {
+        let live = self.core.live.load();
+        let there = |file: &Path| {
+            self.files.get(file).is_some_and(|f| matches!(f.state, FileState::Serving { .. }))
+        };
+        let rival = hooks.iter().find_map(|&hook| {
+            let other = live.of(hook).file().filter(|other| *other != path && there(other))?;
+            Some((hook, other.display().to_string()))
+        });
+        match rival.filter(|_| !folder::is_shadow(path)) {
+            None => Ok(()),
+            Some((hook, other)) => Err(Stage::Swap.reject(format!(
+                "serves the {hook} hook, which {other} serves already: remove one of the two"
+            ))),
+        }
     }
 
     /// Probes the component for each of its hooks, with warm instances ready.

@@ -273,8 +273,8 @@ fn native_prompt(pinned: &Pinned, kept: &[Message]) -> Result<Prompt, Denied> {
             native::Piece::Message(message) => Piece::Message(message),
         })
         .collect();
-    // All but the newest message and what closes it comes again in the next turn.
-    let stable_pieces = pieces.len().saturating_sub(1);
+    // The next turn's prompt is this one, the answer, and what follows.
+    let stable_pieces = pieces.len();
     let reserved = &shared.native_layout.reserved;
     let (tokens, stable) = join(&*shared.tokenizer, &pieces, stable_pieces, reserved);
     let available = pinned.facts.context.saturating_sub(pinned.facts.reserved_output);
