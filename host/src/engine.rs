@@ -53,7 +53,7 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     settings.validate().map_err(StartError::Settings)?;
     match settings.kind {
         Kind::Llama => llama::start(settings, data),
-        Kind::Scripted => Ok(scripted::start(settings)),
+        Kind::Scripted => scripted::start(settings),
         Kind::Openai => Err(StartError::Settings(settings::OPENAI_REFUSED.into())),
     }
 }
