@@ -26,9 +26,17 @@ pub mod cpu;
 pub mod memory;
 pub mod threads;
 
-pub use settings::{Kind, Seed, Settings};
+pub use settings::{Kind, Settings};
 
 use crate::types::{Finish, ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer};
+
+/// The GBNF text of a JSON schema, for [`crate::types::Sampling::grammar`].
+///
+/// # Errors
+/// What llama.cpp finds wrong with the schema.
+pub fn grammar_from_schema(schema: &serde_json::Value) -> Result<String, String> {
+    llama::grammar_from_schema(schema)
+}
 
 /// The seam between the gateway and whatever produces tokens: llama.cpp in this process, a
 /// script for tests, later a remote server.

@@ -22,6 +22,7 @@ use super::worker::{self, Parts};
 use super::{Engine, StartError, cpu};
 use crate::types::{ModelInfo, Special, Token, Tokenizer};
 use device::{Device, Shape};
+pub use grammar::from_schema as grammar_from_schema;
 
 /// Rows that the repacked matrix kernels compute together.
 const ROW_GROUP: usize = 4;

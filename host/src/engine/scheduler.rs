@@ -138,7 +138,6 @@ enum Feeder {
 /// What was drawn for a slot: one token, and one more for every guess that was right.
 #[derive(Clone, Debug)]
 pub struct Drawn {
-    pub slot: usize,
     pub tokens: Vec<Token>,
     /// The answer ends here.
     pub end: bool,

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::Seed;
+use crate::types::units::{bytes, duration};
+
 /// What `kind = "openai"` is told.
 pub const OPENAI_REFUSED: &str = "engine.kind: \"openai\" is not available in this version, \
                                   expected \"llama\" or \"scripted\"";
@@ -45,7 +48,9 @@ pub struct Settings {
     pub gpu_layers: u32,
     /// Cells of the KV cache that all slots and idle sessions share; 0: `slots` x `n_ctx`.
     pub kv_cells: u32,
-    /// Bytes of RAM for the KV of idle sessions that no longer fit the cache; 0: none is parked.
+    /// Bytes of RAM (or "2GiB") for the KV of idle sessions that no longer fit the cache; 0: none
+    /// is parked.
+    #[serde(with = "bytes")]
     pub kv_park_bytes: u64,
     /// Sessions whose KV may stay in the cache while they are idle.
     pub kv_sessions: u32,
@@ -70,19 +75,6 @@ pub enum Kind {
     Scripted,
     /// A remote server; refused for now.
     Openai,
-}
-
-/// `"derived"`, `"random"` or a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Seed {
-    /// From the final prompt and the parameters: the same question in the same state gets the
-    /// same answer.
-    Derived,
-    /// Fresh for every request.
-    Random,
-    #[serde(untagged)]
-    Fixed(u64),
 }
 
 /// `"auto"` or a duration.
@@ -237,23 +229,6 @@ impl Settings {
             Kind::Openai => Err(OPENAI_REFUSED.into()),
             Kind::Llama | Kind::Scripted => Ok(()),
         }
-    }
-}
-
-/// Durations as people write them: "400ms", "1m".
-mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    pub fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&humantime::format_duration(*value))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        humantime::parse_duration(&text)
-            .map_err(|e| de::Error::custom(format!("{text:?} is no duration like \"400ms\": {e}")))
     }
 }
 

@@ -424,7 +424,7 @@ impl Worker<'_> {
         let mut all = Vec::with_capacity(plan.samples.len());
         let mut over = Vec::new();
         for sample in &plan.samples {
-            let mut drawn = Drawn { slot: sample.slot, tokens: Vec::new(), end: false };
+            let mut drawn = Drawn { tokens: Vec::new(), end: false };
             let found = self.active.iter_mut().find(|(_, active)| active.slot() == Some(sample.slot));
             if let Some((&id, active)) = found {
                 let rows = sample.rows.clone();

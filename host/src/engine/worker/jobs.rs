@@ -36,7 +36,7 @@ pub struct Active {
 /// How far the job is, with the span that is open.
 enum State {
     Queued { told: Option<usize>, _span: Span },
-    Prefill { slot: usize, since: Instant, span: Span },
+    Prefill { slot: usize, since: Instant, _span: Span },
     Decode { slot: usize, started: Instant, since: Instant, span: Span },
 }
 
@@ -101,7 +101,7 @@ impl Active {
             stent.tokens.reused = i64::from(self.cached),
         );
         self.span.record("stent.slot", slot as i64);
-        self.state = State::Prefill { slot, since: Instant::now(), span };
+        self.state = State::Prefill { slot, since: Instant::now(), _span: span };
         let _ = self.events.send(Event::Started { slot, cached: self.cached });
     }
 
