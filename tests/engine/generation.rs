@@ -23,7 +23,8 @@ fn four_streams_are_each_what_they_are_alone() {
 fn a_fifth_waits_and_is_told_so() {
     let bench = Bench::new(|_| {});
     let running: Vec<_> = (0..4).map(|i| bench.submit(job(None, prompt(i, 40), 60))).collect();
-    let mut fifth = bench.submit(job(None, prompt(9, 30), 5));
+    // Longer than the others, or it would be computed before one of them.
+    let mut fifth = bench.submit(job(None, prompt(9, 90), 5));
     assert!(matches!(fifth.events.blocking_recv(), Some(Event::Queued { position: 0 })));
     assert!(collect(fifth).end.is_ok());
     assert!(running.into_iter().all(|running| collect(running).end.is_ok()));
@@ -95,10 +96,10 @@ fn a_grammar_is_obeyed() {
 #[test]
 fn a_stop_sequence_ends_the_answer_before_it() {
     let bench = Bench::new(|_| {});
-    let mut free = job(None, prompt(5, 30), 12);
+    let mut free = job(None, prompt(5, 30), 20);
     free.sampling.grammar = Some("root ::= \"one two three\"".into());
     assert_eq!(bench.run(free).text, "one two three");
-    let mut stopped = job(None, prompt(5, 30), 12);
+    let mut stopped = job(None, prompt(5, 30), 20);
     stopped.sampling.grammar = Some("root ::= \"one two three\"".into());
     stopped.stop = vec![" two".into()];
     let answer = bench.run(stopped);

@@ -1,6 +1,25 @@
 //! KV that follows the session, and never anybody else.
 
+use stent::types::Token;
+
 use super::{Answer, Bench, collect, job, prompt, session, tiny};
+
+/// Where two tokens are all but equally likely, the order in which sums are added up decides. A
+/// foreign cell in the cache changes logits by far more than this.
+const TIE: f32 = 0.02;
+
+/// The tokens are those that the model gives when nobody else is there.
+fn assert_as_alone(alone: &Bench, prompt: &[Token], tokens: &[Token]) {
+    let right = alone.run(job(None, prompt.to_vec(), tokens.len() as u32)).tokens;
+    let Some(at) = right.iter().zip(tokens).position(|(a, b)| a != b) else {
+        return assert_eq!(right.len(), tokens.len());
+    };
+    let mut context = prompt.to_vec();
+    context.extend(&tokens[..at]);
+    let mut tie = job(None, context, 1);
+    tie.sampling.logit_bias = vec![(right[at], -TIE)];
+    assert_eq!(alone.run(tie).tokens, [tokens[at]], "token {at} of {tokens:?}, alone {right:?}");
+}
 
 /// Parks and restores much: the cache holds little more than the slots need.
 fn tight() -> Bench {
@@ -80,8 +99,7 @@ fn twenty_sessions_over_four_slots_stay_apart() {
                 continue;
             }
             let answer = collect(stream);
-            let alone = reference.run(job(None, histories[who].clone(), 16));
-            assert_eq!(answer.tokens, alone.tokens, "session {who}, turn {turn}");
+            assert_as_alone(&reference, &histories[who], &answer.tokens);
             histories[who].extend(&answer.tokens);
         }
     }

@@ -3,6 +3,8 @@
 mod device;
 mod grammar;
 mod log;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

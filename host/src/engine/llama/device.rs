@@ -69,6 +69,11 @@ impl<'m> Device<'m> {
         Ok(Self { model, context, batch, parked: HashMap::new() })
     }
 
+    /// The logits after row `row` of the last step; that row asked for them.
+    pub fn logits(&self, row: usize) -> &[f32] {
+        self.context.get_logits_ith(row as i32)
+    }
+
     fn remove(&mut self, seq: SeqId, from: u32) -> Result<(), OpError> {
         self.context
             .kv_cache_seq_rm(seq, Some(from), None)
@@ -139,7 +144,7 @@ impl worker::Device for Device<'_> {
     }
 
     fn draw(&mut self, row: usize, sampler: &mut Sampler) -> Result<Token, String> {
-        sampler.draw(self.context.get_logits_ith(row as i32))
+        sampler.draw(self.logits(row))
     }
 
     fn is_end(&self, token: Token) -> bool {
