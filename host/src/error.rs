@@ -91,6 +91,9 @@ impl Error {
             Self::Engine(EngineError::TooLong { .. }) => {
                 (StatusCode::BAD_REQUEST, CLIENT, "context_length_exceeded")
             }
+            Self::Engine(EngineError::Grammar(_)) => {
+                (StatusCode::BAD_REQUEST, CLIENT, "invalid_grammar")
+            }
             Self::Engine(EngineError::Decode(_) | EngineError::Stalled { .. }) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_error")
             }
