@@ -1,0 +1,6 @@
+//! All integration tests, in one binary: one link, shared helpers.
+
+mod support;
+
+mod models;
+mod telemetry;
