@@ -21,7 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::trace::Outcome;
 pub use labels::MAX_NAMES;
 use labels::{
-    Bounded, CacheLabels, FaultLabels, GenAi, PolicyLabels, PrefixLabels, RequestLabels,
+    Bounded, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels, PrefixLabels, RequestLabels,
     ResultLabel, TraceLabel,
 };
 pub use readings::Readings;
@@ -48,23 +48,21 @@ const WAIT: [f64; 10] = [0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0]
 type Exemplified<L> = Family<L, HistogramWithExemplars<TraceLabel>, fn() -> HistogramWithExemplars<TraceLabel>>;
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// One finished request.
+/// One request that has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct Finished<'a> {
     /// The route's pattern, never the path that was asked for.
     pub route: &'static str,
     pub outcome: Outcome,
-    /// A fixed word for what failed; empty when nothing did.
-    pub error: &'static str,
     /// From the request's head to the answer's last byte.
-    pub total: Duration,
-    /// From the request's head to the first token; `None`: there was none.
-    pub first_token: Option<Duration>,
-    /// What of `total` was spent waiting for the engine: queue, prefill and decode.
-    pub engine: Duration,
-    /// Decoding alone, and the tokens it made.
-    pub decode: Duration,
+    pub elapsed: Duration,
+    /// From the request's head to the first words; `None`: there were none.
+    pub ttft: Option<Duration>,
     pub output_tokens: u32,
+    /// What of `elapsed` was the engine's: queue, prefill and decode. `None`: it was not asked.
+    pub engine: Option<Duration>,
+    /// Decoding alone.
+    pub decode: Option<Duration>,
     /// Becomes the exemplar, so that a slow bucket leads to its trace.
     pub trace_id: Option<&'a str>,
 }
@@ -79,7 +77,7 @@ pub struct Metrics {
     first_token: Exemplified<GenAi>,
     per_token: Exemplified<GenAi>,
     requests: Family<RequestLabels, Counter>,
-    overhead: Exemplified<ResultLabel>,
+    overhead: Exemplified<OutcomeLabel>,
     queue_wait: Histogram,
     prefilled: Counter,
     reused: Counter,
@@ -180,41 +178,36 @@ impl Metrics {
         self.registry.register_collector(Box::new(Arc::clone(&self.readers)));
     }
 
-    /// Records a request that has ended; once per request.
-    pub fn request(&self, request: &Request<'_>) {
+    /// Records a request's end; once per request.
+    pub fn request_finished(&self, request: &Finished<'_>) {
         let trace = || request.trace_id.map(TraceLabel::new);
-        let genai = GenAi::new(&self.model, request.error);
-        self.duration.get_or_create_owned(&genai).observe(
-            request.total.as_secs_f64(),
-            trace(),
-            None,
-        );
-        if let Some(first) = request.first_token {
-            self.first_token.get_or_create_owned(&genai).observe(
-                first.as_secs_f64(),
-                trace(),
-                None,
-            );
+        let observe = |histogram: HistogramWithExemplars<TraceLabel>, value: Duration| {
+            histogram.observe(value.as_secs_f64(), trace(), None);
+        };
+        let genai = GenAi::new(&self.model, request.outcome);
+        observe(self.duration.get_or_create_owned(&genai), request.elapsed);
+        if let Some(ttft) = request.ttft {
+            observe(self.first_token.get_or_create_owned(&genai), ttft);
         }
-        if request.output_tokens > 1 {
-            let each = request.decode.as_secs_f64() / f64::from(request.output_tokens - 1);
-            self.per_token.get_or_create_owned(&genai).observe(each, trace(), None);
+        // The first token comes out of the prefill: the time of decoding is that of the others.
+        if let (Some(decode), Some(others @ 1..)) =
+            (request.decode, request.output_tokens.checked_sub(1))
+        {
+            observe(self.per_token.get_or_create_owned(&genai), decode / others);
         }
         let outcome = request.outcome.as_str();
-        self.overhead.get_or_create_owned(&ResultLabel { result: outcome }).observe(
-            request.total.saturating_sub(request.engine).as_secs_f64(),
-            trace(),
-            None,
-        );
+        let overhead = request.elapsed.saturating_sub(request.engine.unwrap_or_default());
+        observe(self.overhead.get_or_create_owned(&OutcomeLabel { outcome }), overhead);
         self.requests.get_or_create_owned(&RequestLabels { route: request.route, outcome }).inc();
-        self.generated.inc_by(u64::from(request.output_tokens));
     }
 
-    /// A slot took a job after `waited`: `reused` of its `prompt` tokens need no computing.
-    pub fn job_started(&self, waited: Duration, prompt: u32, reused: u32) {
+    /// Records a run of the engine, which several requests may share: it waited for its slot,
+    /// `reused` of its `prompt` tokens needed no computing, and `output` tokens were drawn.
+    pub fn run_finished(&self, waited: Duration, prompt: u32, reused: u32, output: u32) {
         self.queue_wait.observe(waited.as_secs_f64());
         self.prefilled.inc_by(u64::from(prompt.saturating_sub(reused)));
         self.reused.inc_by(u64::from(reused));
+        self.generated.inc_by(u64::from(output));
     }
 
     /// A session's next prompt did not continue its last one.

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 
+use crate::trace::Outcome;
+
 /// How many policy names (and digests) keep a label value of their own; further ones share
 /// `other`, so that an operator who replaces a policy a thousand times does not fill Prometheus.
 pub const MAX_NAMES: usize = 64;
@@ -18,12 +20,17 @@ pub(super) struct GenAi {
 }
 
 impl GenAi {
-    pub(super) fn new(model: &Arc<str>, error: &'static str) -> Self {
+    pub(super) fn new(model: &Arc<str>, outcome: Outcome) -> Self {
+        // An empty label is an absent one: the conventions set it on failed requests only.
+        let error_type = match outcome {
+            Outcome::Ok | Outcome::Cached | Outcome::Coalesced | Outcome::Blocked => "",
+            Outcome::Overloaded | Outcome::Cancelled | Outcome::Error => outcome.as_str(),
+        };
         Self {
             gen_ai_operation_name: "chat",
             gen_ai_provider_name: "llama_cpp",
             gen_ai_request_model: Arc::clone(model),
-            error_type: error,
+            error_type,
         }
     }
 }
@@ -31,6 +38,11 @@ impl GenAi {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RequestLabels {
     pub(super) route: &'static str,
+    pub(super) outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OutcomeLabel {
     pub(super) outcome: &'static str,
 }
 
