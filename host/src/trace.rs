@@ -147,15 +147,7 @@ impl Settings {
 pub fn init(settings: &Settings, log: &LogSettings) -> Result<Guard, TraceError> {
     settings.validate()?;
     let filter = env_filter(log)?;
-    let (exporter, runtime) = match settings.otlp.as_str() {
-        "" => (None, None),
-        _ => {
-            let transport = otlp::connect(settings)?;
-            (Some(transport.exporter), transport.runtime)
-        }
-    };
-    let (spans, mut guard) = layer(settings, exporter);
-    guard.runtime = runtime;
+    let (spans, guard) = exporting(settings)?;
     tracing_subscriber::registry()
         .with(spans)
         .with(printer(log.format, filter))
@@ -165,6 +157,22 @@ pub fn init(settings: &Settings, log: &LogSettings) -> Result<Guard, TraceError>
         tracing::warn!("telemetry.capture_content is on: questions and answers are exported");
     }
     Ok(guard)
+}
+
+/// The layer that exports Stent's spans to the collector that `settings` name, if any.
+pub fn exporting<S>(
+    settings: &Settings,
+) -> Result<(Box<dyn Layer<S> + Send + Sync>, Guard), TraceError>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    if settings.otlp.is_empty() {
+        return Ok(layer(settings, None::<opentelemetry_otlp::SpanExporter>));
+    }
+    let transport = otlp::connect(settings)?;
+    let (layer, mut guard) = layer(settings, Some(transport.exporter));
+    guard.runtime = transport.runtime;
+    Ok((layer, guard))
 }
 
 /// The layer that turns Stent's spans into exported ones, over any exporter: tests pass an
@@ -268,7 +276,7 @@ impl Guard {
         let Some(provider) = self.provider.take() else { return };
         // A timeout loses spans, which are counted.
         let _ = provider.shutdown_with_timeout(DRAIN);
-        self.counts.give_up_waiting();
+        self.counts.close();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -32,6 +32,7 @@ pub struct Counts {
     dropped: AtomicU64,
     /// In the queue or in the exporter's hands.
     waiting: AtomicUsize,
+    closed: AtomicBool,
 }
 
 impl Counts {
@@ -45,15 +46,17 @@ impl Counts {
         self.exported.load(Ordering::Relaxed)
     }
 
-    /// Spans that were lost to a full queue, a collector that failed, or the shutdown.
+    /// Spans that were lost to a full queue, to a collector that failed, or to the shutdown.
     pub fn dropped(&self) -> u64 {
+        if self.closed.load(Ordering::Relaxed) {
+            // Nothing that still waits will be sent.
+            return self.ended().saturating_sub(self.exported());
+        }
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// After the shutdown nothing that still waits will be sent.
-    pub(super) fn give_up_waiting(&self) {
-        let lost = self.waiting.swap(0, Ordering::Relaxed);
-        self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 }
 

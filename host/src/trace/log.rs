@@ -89,3 +89,57 @@ impl Visit for Fields<'_> {
         self.insert(field, format!("{value:?}").into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use opentelemetry_sdk::trace::InMemorySpanExporter;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::super::{Settings, layer, spans, trace_id};
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_names_the_trace_it_was_written_in() {
+        let lines = Lines::default();
+        let (otel, _guard) = layer(&Settings::default(), None::<InMemorySpanExporter>);
+        let writer = lines.clone();
+        let json = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).event_format(Json);
+        let trace = tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(otel).with(json),
+            || {
+                tracing::info!(port = 8000_u32, "outside");
+                let span = spans::server("GET", "/health", None);
+                span.in_scope(|| tracing::warn!(ttft = 0.5, ok = true, "inside"));
+                tracing::info!(trace_id = "given", "names its own");
+                trace_id(&span).unwrap()
+            },
+        );
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let parsed: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(parsed[0]["message"], "outside");
+        assert_eq!(parsed[0]["port"], 8000);
+        assert_eq!(parsed[0].get("trace_id"), None);
+        assert_eq!(parsed[1]["level"], "WARN");
+        assert_eq!(parsed[1]["ttft"], 0.5);
+        assert_eq!(parsed[1]["ok"], true);
+        assert_eq!(parsed[1]["trace_id"], trace.as_str());
+        assert_eq!(parsed[1]["span_id"].as_str().unwrap().len(), 16);
+        assert_eq!(parsed[2]["trace_id"], "given");
+    }
+}

@@ -208,11 +208,11 @@ pub fn chat(parent: &Span, model: &str, sampling: &Sampling, max_tokens: u32) ->
     set(&span, RESPONSE_MODEL, model.to_owned());
     set(&span, REQUEST_MAX_TOKENS, int(max_tokens));
     set(&span, REQUEST_SEED, sampling.seed.cast_signed());
-    set(&span, REQUEST_TEMPERATURE, f64::from(sampling.temperature));
+    set(&span, REQUEST_TEMPERATURE, real(sampling.temperature));
     set(&span, REQUEST_TOP_K, int(sampling.top_k));
-    set(&span, REQUEST_TOP_P, f64::from(sampling.top_p));
-    set(&span, REQUEST_FREQUENCY_PENALTY, f64::from(sampling.frequency_penalty));
-    set(&span, REQUEST_PRESENCE_PENALTY, f64::from(sampling.presence_penalty));
+    set(&span, REQUEST_TOP_P, real(sampling.top_p));
+    set(&span, REQUEST_FREQUENCY_PENALTY, real(sampling.frequency_penalty));
+    set(&span, REQUEST_PRESENCE_PENALTY, real(sampling.presence_penalty));
     span
 }
 
@@ -348,4 +348,9 @@ fn set(span: &Span, key: &'static str, value: impl Into<Value>) {
 
 fn int(n: impl TryInto<i64>) -> i64 {
     n.try_into().unwrap_or(i64::MAX)
+}
+
+/// 0.7 stays 0.7: a plain cast would make 0.699999988 of it.
+fn real(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or_else(|_| f64::from(x))
 }
