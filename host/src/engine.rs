@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub mod shape;
+
 use crate::types::{Finish, ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer};
 
 /// The seam between the gateway and whatever produces tokens: llama.cpp in this process, a

@@ -22,3 +22,5 @@ pub mod metrics;
 pub mod models;
 pub mod trace;
 pub mod types;
+
+pub mod bench;
