@@ -185,7 +185,9 @@ impl Client {
             model: String::new(),
             key: key.map(str::to_owned),
         };
-        let response = client.send(client.http.get(client.url("/v1/models"))).await?;
+        let response = client
+            .send(client.http.get(client.url("/v1/models")))
+            .await?;
         let models: Models = response.json().await?;
         client.model = models.data.into_iter().next().ok_or(AskError::NoModel)?.id;
         Ok(client)

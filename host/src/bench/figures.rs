@@ -10,11 +10,17 @@ use super::Load;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Figure {
     /// Median first token of `n` streams that start together.
-    First { streams: u8 },
+    First {
+        streams: u8,
+    },
     /// Tokens of a stream a second, after its first token; together, while all `n` run.
-    Steady { streams: u8 },
+    Steady {
+        streams: u8,
+    },
     /// Tokens of `n` streams a second, from the first request to the last token.
-    Together { streams: u8 },
+    Together {
+        streams: u8,
+    },
     /// Like `Steady` of one stream, where the answer repeats the prompt.
     Repeating,
     /// Median gap between two pieces of a stream, three running, before a long prompt arrives.
@@ -117,8 +123,15 @@ impl Figure {
             Sliding | EightByAlone => Unit::Times,
             PeopleAnswers | PeopleErrors => Unit::Count,
             Resident | Locked => Unit::Gibibytes,
-            First { .. } | CalmGap | WorstGap | LongFirst | Turn(_) | Alone | Eight
-            | PeopleMedian | PeopleP95 => Unit::Seconds,
+            First { .. }
+            | CalmGap
+            | WorstGap
+            | LongFirst
+            | Turn(_)
+            | Alone
+            | Eight
+            | PeopleMedian
+            | PeopleP95 => Unit::Seconds,
         }
     }
 

@@ -41,7 +41,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
     match made? {
         Made::Kept { bytes } => println!("{out}: already there, {}", HumanBytes(bytes)),
         Made::Written { bytes, begins } => {
-            println!("{out}: {}; every answer begins: {begins}", HumanBytes(bytes));
+            println!(
+                "{out}: {}; every answer begins: {begins}",
+                HumanBytes(bytes)
+            );
         }
     }
     Ok(())

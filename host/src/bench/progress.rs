@@ -28,7 +28,11 @@ impl Progress {
     /// A measurement begins.
     pub fn begin(&self, what: String) {
         if self.lines {
-            eprintln!("[{}/{}] {what}", self.bar.position() + 1, self.bar.length().unwrap_or(0));
+            eprintln!(
+                "[{}/{}] {what}",
+                self.bar.position() + 1,
+                self.bar.length().unwrap_or(0)
+            );
         }
         self.bar.set_message(what);
     }

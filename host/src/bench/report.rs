@@ -42,11 +42,15 @@ impl Report {
     }
 
     pub fn json(&self) -> Value {
-        let servers = self.columns.iter().map(|column| {
-            json!({ "url": column.url, "model": column.model })
-        });
+        let servers = self
+            .columns
+            .iter()
+            .map(|column| json!({ "url": column.url, "model": column.model }));
         let figures = self.rows().map(|row| {
-            let samples = self.columns.iter().map(|column| column.samples.get(&row.figure));
+            let samples = self
+                .columns
+                .iter()
+                .map(|column| column.samples.get(&row.figure));
             json!({
                 "figure": row.figure.label(),
                 "unit": row.figure.unit().name(),
@@ -68,18 +72,30 @@ impl Report {
     }
 
     fn rows(&self) -> impl Iterator<Item = Row> + '_ {
-        let figures: BTreeSet<Figure> =
-            self.columns.iter().flat_map(|column| column.samples.keys().copied()).collect();
+        let figures: BTreeSet<Figure> = self
+            .columns
+            .iter()
+            .flat_map(|column| column.samples.keys().copied())
+            .collect();
         let nothing = Samples::new();
-        let peer = self.columns.get(1).map(|peer| peer.samples.clone()).unwrap_or(nothing);
+        let peer = self
+            .columns
+            .get(1)
+            .map(|peer| peer.samples.clone())
+            .unwrap_or(nothing);
         figures.into_iter().map(move |figure| {
-            let values: Vec<Option<f64>> =
-                self.columns.iter().map(|column| figures::of(&column.samples, figure)).collect();
+            let values: Vec<Option<f64>> = self
+                .columns
+                .iter()
+                .map(|column| figures::of(&column.samples, figure))
+                .collect();
             let ratio = match values[..] {
                 [Some(one), Some(other)] if other != 0.0 => Some(one / other),
                 _ => None,
             };
-            let met = values[0].zip(figure.rule()).and_then(|(v, rule)| rule.met(figure, v, &peer));
+            let met = values[0]
+                .zip(figure.rule())
+                .and_then(|(v, rule)| rule.met(figure, v, &peer));
             Row {
                 figure,
                 values,
@@ -104,7 +120,10 @@ impl fmt::Display for Report {
         writeln!(f, "  target")?;
         let mut load: Option<Option<Load>> = None;
         for row in self.rows() {
-            if load.replace(row.figure.load()).is_some_and(|last| last != row.figure.load()) {
+            if load
+                .replace(row.figure.load())
+                .is_some_and(|last| last != row.figure.load())
+            {
                 writeln!(f)?;
             }
             write!(f, "{:<38}", row.figure.label())?;
@@ -112,7 +131,9 @@ impl fmt::Display for Report {
                 write!(f, "{:>12}", show(*value, row.figure.unit()))?;
             }
             if shown == 3 {
-                let ratio = row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2} x"));
+                let ratio = row
+                    .ratio
+                    .map_or("-".to_owned(), |ratio| format!("{ratio:.2} x"));
                 write!(f, "{ratio:>12}")?;
             }
             match (row.figure.rule(), row.met) {
@@ -126,7 +147,10 @@ impl fmt::Display for Report {
             writeln!(f, "note: {note}")?;
         }
         if self.quick {
-            writeln!(f, "note: a quick look; a measurement takes several repetitions")?;
+            writeln!(
+                f,
+                "note: a quick look; a measurement takes several repetitions"
+            )?;
         }
         writeln!(f, "seed {}", self.seed)
     }

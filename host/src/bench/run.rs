@@ -32,7 +32,11 @@ pub async fn drive(drive: &Drive) -> Result<(), Error> {
     let mut failed = 0;
     for step in &steps {
         let greeted = &mut servers[step.server];
-        progress.begin(format!("{}: {}", step.load.name(), greeted.server.client.base()));
+        progress.begin(format!(
+            "{}: {}",
+            step.load.name(),
+            greeted.server.client.base()
+        ));
         let round = Round {
             server: &greeted.server,
             scale: &scale,
@@ -154,7 +158,9 @@ async fn greet(url: &str, drive: &Drive, memory: Memory, seed: u64) -> Result<Gr
         url: url.to_owned(),
         source,
     };
-    let client = Client::connect(url, drive.api_key.as_deref()).await.map_err(unfit)?;
+    let client = Client::connect(url, drive.api_key.as_deref())
+        .await
+        .map_err(unfit)?;
     let question = Question::new(Texts::new(seed, u64::MAX).question(20), 16);
     let answer = client.ask(&question).await.map_err(unfit)?;
     Ok(Greeted {
@@ -170,22 +176,33 @@ fn note(found: Findings, greeted: &mut Greeted, load: Load, notes: &mut Vec<Stri
         greeted.samples.entry(figure).or_default().push(value);
     }
     for line in found.notes {
-        notes.push(format!("{}: {}: {line}", load.name(), greeted.server.client.base()));
+        notes.push(format!(
+            "{}: {}: {line}",
+            load.name(),
+            greeted.server.client.base()
+        ));
     }
 }
 
 /// What makes the comparison less than even.
 fn uneven(servers: &[Greeted]) -> Vec<String> {
     let mut notes = Vec::new();
-    for greeted in servers.iter().filter(|greeted| greeted.prompt_tokens.is_none()) {
+    for greeted in servers
+        .iter()
+        .filter(|greeted| greeted.prompt_tokens.is_none())
+    {
         let at = greeted.server.client.base();
-        notes.push(format!("{at} sends no usage: its tokens are counted by pieces of text"));
+        notes.push(format!(
+            "{at} sends no usage: its tokens are counted by pieces of text"
+        ));
     }
     if let [first, second] = servers {
         if let (Some(one), Some(other)) = (first.prompt_tokens, second.prompt_tokens)
             && one != other
         {
-            notes.push(format!("the same prompt has {one} tokens here and {other} at the peer"));
+            notes.push(format!(
+                "the same prompt has {one} tokens here and {other} at the peer"
+            ));
         }
         if first.text.trim() != second.text.trim() {
             notes.push("the two servers answer the same question differently".to_owned());
@@ -196,7 +213,9 @@ fn uneven(servers: &[Greeted]) -> Vec<String> {
 
 fn noise() -> Option<String> {
     let load = memory::load_average().filter(|load| *load > QUIET)?;
-    Some(format!("the machine was not quiet before the first request: load {load:.1}"))
+    Some(format!(
+        "the machine was not quiet before the first request: load {load:.1}"
+    ))
 }
 
 fn clock() -> u64 {

@@ -63,7 +63,8 @@ impl Decoder {
                 self.data.push(b'\n');
             }
             self.has_data = true;
-            self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
+            self.data
+                .extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
         }
         self.line.clear();
         if self.data.len() > MAX_FRAME {

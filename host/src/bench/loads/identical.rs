@@ -21,7 +21,9 @@ pub async fn measure(round: &Round<'_>) -> Result<Findings, AskError> {
     let answers = try_join_all(asks).await?;
     let eight = wall(&answers);
     if answers.iter().any(|answer| answer.text != answers[0].text) {
-        findings.notes.push("identical questions got different answers".to_owned());
+        findings
+            .notes
+            .push("identical questions got different answers".to_owned());
     }
     findings.add(Figure::Alone, alone);
     findings.add(Figure::Eight, eight);

@@ -18,8 +18,14 @@ const LONG_ANSWER: u32 = 8;
 
 /// What the answers report as they run.
 enum Seen {
-    Piece { who: usize, at: Instant },
-    Ended { who: usize, result: Result<(), AskError> },
+    Piece {
+        who: usize,
+        at: Instant,
+    },
+    Ended {
+        who: usize,
+        result: Result<(), AskError>,
+    },
 }
 
 /// When the pieces of each stream came.
@@ -39,7 +45,12 @@ pub async fn measure(round: &Round<'_>) -> Result<Findings, AskError> {
     let mut answers = JoinSet::new();
     for who in 0..STREAMS {
         let question = Question::new(texts.question(scale.words), scale.long_streams);
-        answers.spawn(follow(round.server.client.clone(), question, who, seen.clone()));
+        answers.spawn(follow(
+            round.server.client.clone(),
+            question,
+            who,
+            seen.clone(),
+        ));
     }
     let long = Question::new(texts.question(scale.long_words), LONG_ANSWER);
     let mut timeline = Timeline::default();
@@ -107,7 +118,11 @@ impl Timeline {
         let (Some(sent), Some(first)) = (self.long_sent, self.long_first) else {
             return findings;
         };
-        let all_run = self.streams.iter().filter_map(|stream| stream.first()).max();
+        let all_run = self
+            .streams
+            .iter()
+            .filter_map(|stream| stream.first())
+            .max();
         let gaps = || self.streams.iter().flat_map(|stream| stream.windows(2));
         let calm: Vec<f64> = gaps()
             .filter(|gap| Some(&gap[0]) >= all_run && gap[1] <= sent)
@@ -117,10 +132,18 @@ impl Timeline {
             .filter(|gap| gap[1] > sent && gap[0] <= first)
             .map(|gap| (gap[1] - gap[0]).as_secs_f64())
             .max_by(f64::total_cmp);
-        findings.samples.extend(median(&calm).map(|gap| (Figure::CalmGap, gap)));
-        findings.samples.extend(worst.map(|gap| (Figure::WorstGap, gap)));
+        findings
+            .samples
+            .extend(median(&calm).map(|gap| (Figure::CalmGap, gap)));
+        findings
+            .samples
+            .extend(worst.map(|gap| (Figure::WorstGap, gap)));
         findings.add(Figure::LongFirst, (first - sent).as_secs_f64());
-        let over = self.streams.iter().filter(|s| s.last().is_some_and(|at| *at < first)).count();
+        let over = self
+            .streams
+            .iter()
+            .filter(|s| s.last().is_some_and(|at| *at < first))
+            .count();
         if over > 0 {
             findings.notes.push(format!(
                 "{over} of {STREAMS} streams ended before the long prompt's first token: the \

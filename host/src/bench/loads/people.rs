@@ -59,8 +59,12 @@ pub fn findings(outcomes: Outcomes) -> Findings {
     let firsts = seconds(firsts);
     findings.add(Figure::PeopleAnswers, firsts.len() as f64);
     findings.add(Figure::PeopleErrors, errors.values().sum::<usize>() as f64);
-    findings.samples.extend(median(&firsts).map(|p50| (Figure::PeopleMedian, p50)));
-    findings.samples.extend(percentile(&firsts, 95).map(|p95| (Figure::PeopleP95, p95)));
+    findings
+        .samples
+        .extend(median(&firsts).map(|p50| (Figure::PeopleMedian, p50)));
+    findings
+        .samples
+        .extend(percentile(&firsts, 95).map(|p95| (Figure::PeopleP95, p95)));
     for (error, times) in errors {
         findings.notes.push(format!("{times} x {error}"));
     }

@@ -19,7 +19,11 @@ pub async fn measure(round: &Round<'_>) -> Result<Findings, AskError> {
     let mut texts = round.texts(Load::Sessions);
     let scale = round.scale;
     let scripts: Vec<Vec<String>> = (0..scale.sessions)
-        .map(|_| (0..scale.turns).map(|_| texts.question(scale.turn_words)).collect())
+        .map(|_| {
+            (0..scale.turns)
+                .map(|_| texts.question(scale.turn_words))
+                .collect()
+        })
         .collect();
     // Each worker takes every second session through its turns, one session after the other, so
     // that a session comes back only after several others have been answered.
@@ -60,7 +64,11 @@ async fn converse(
 pub fn findings(samples: &[Sample], turns: u8) -> Findings {
     let mut findings = Findings::default();
     let of = |wanted: &dyn Fn(u8) -> bool| -> Vec<f64> {
-        samples.iter().filter(|(turn, _)| wanted(*turn)).map(|(_, first)| *first).collect()
+        samples
+            .iter()
+            .filter(|(turn, _)| wanted(*turn))
+            .map(|(_, first)| *first)
+            .collect()
     };
     for turn in 1..=turns {
         findings.add_median(Figure::Turn(turn), &of(&|at| at == turn));

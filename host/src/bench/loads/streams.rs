@@ -14,13 +14,17 @@ pub async fn measure(round: &Round<'_>) -> Result<Findings, AskError> {
         let questions: Vec<Question> = (0..streams)
             .map(|_| Question::new(texts.question(round.scale.words), round.scale.answer))
             .collect();
-        let asks = questions.iter().map(|question| round.server.client.ask(question));
+        let asks = questions
+            .iter()
+            .map(|question| round.server.client.ask(question));
         let answers = try_join_all(asks).await?;
         let firsts = seconds(answers.iter().map(Answer::first));
         findings.add_median(Figure::First { streams }, &firsts);
         match steady(&answers) {
             Some(rate) => findings.add(Figure::Steady { streams }, rate),
-            None => findings.notes.push(format!("{streams} streams never ran at the same time")),
+            None => findings
+                .notes
+                .push(format!("{streams} streams never ran at the same time")),
         }
         findings.add(Figure::Together { streams }, together(&answers));
         round.settle().await;
@@ -34,13 +38,19 @@ pub async fn measure_repeating(round: &Round<'_>) -> Result<Findings, AskError> 
     let mut texts = round.texts(Load::Repeating);
     let mut findings = Findings::default();
     let (client, scale) = (&round.server.client, round.scale);
-    let source = client.ask(&Question::new(texts.question(scale.words), scale.answer)).await?;
+    let source = client
+        .ask(&Question::new(texts.question(scale.words), scale.answer))
+        .await?;
     let prompt = format!("{} Repeat: {}", texts.question(8), source.text.trim());
     let answer = client.ask(&Question::new(prompt, scale.answer)).await?;
     if answer.text.trim() != source.text.trim() {
-        findings.notes.push("the answer does not repeat the prompt with this model".to_owned());
+        findings
+            .notes
+            .push("the answer does not repeat the prompt with this model".to_owned());
     }
-    findings.samples.extend(steady(&[answer]).map(|rate| (Figure::Repeating, rate)));
+    findings
+        .samples
+        .extend(steady(&[answer]).map(|rate| (Figure::Repeating, rate)));
     round.settle().await;
     Ok(findings)
 }
@@ -61,7 +71,9 @@ pub fn together(answers: &[Answer]) -> f64 {
 pub fn steady(answers: &[Answer]) -> Option<f64> {
     let start = answers.iter().map(|answer| answer.pieces[0]).max()?;
     let end = answers.iter().map(Answer::last_piece).min()?;
-    let span = end.checked_duration_since(start).filter(|span| !span.is_zero())?;
+    let span = end
+        .checked_duration_since(start)
+        .filter(|span| !span.is_zero())?;
     let tokens: f64 = answers
         .iter()
         .map(|answer| {

@@ -2,9 +2,7 @@
 //! described in ggml's docs/gguf.md; all numbers are little-endian.
 
 use super::Shape;
-use super::tensors::{
-    ALIGNMENT, EMBEDDING, FEED_FORWARD, HEAD, HEADS, KV_HEADS, Tensor, VOCAB,
-};
+use super::tensors::{ALIGNMENT, EMBEDDING, FEED_FORWARD, HEAD, HEADS, KV_HEADS, Tensor, VOCAB};
 use super::vocab::Vocab;
 
 /// `general.file_type`: mostly Q4_K, some Q6_K.
@@ -51,7 +49,11 @@ pub fn header(vocab: &Vocab, shape: Shape, tensors: &[Tensor]) -> Vec<u8> {
             rows => &[tensor.columns, rows],
         };
         out.extend_from_slice(&(dimensions.len() as u32).to_le_bytes());
-        out.extend(dimensions.iter().flat_map(|dimension| dimension.to_le_bytes()));
+        out.extend(
+            dimensions
+                .iter()
+                .flat_map(|dimension| dimension.to_le_bytes()),
+        );
         out.extend_from_slice(&tensor.kind.ggml().to_le_bytes());
         out.extend_from_slice(&offset.to_le_bytes());
         offset += tensor.padded();
@@ -60,11 +62,7 @@ pub fn header(vocab: &Vocab, shape: Shape, tensors: &[Tensor]) -> Vec<u8> {
     out
 }
 
-fn metadata<'a>(
-    vocab: &'a Vocab,
-    shape: Shape,
-    name: &'a str,
-) -> Vec<(&'static str, Value<'a>)> {
+fn metadata<'a>(vocab: &'a Vocab, shape: Shape, name: &'a str) -> Vec<(&'static str, Value<'a>)> {
     use Value::*;
     vec![
         ("general.architecture", Text("llama")),
@@ -83,9 +81,18 @@ fn metadata<'a>(
         ("llama.vocab_size", U32(VOCAB as u32)),
         ("tokenizer.ggml.model", Text("llama")),
         ("tokenizer.ggml.pre", Text("default")),
-        ("tokenizer.ggml.tokens", Texts(vocab.pieces().map(|piece| piece.text()).collect())),
-        ("tokenizer.ggml.scores", F32s(vocab.pieces().map(|piece| piece.score()).collect())),
-        ("tokenizer.ggml.token_type", I32s(vocab.pieces().map(|piece| piece.kind()).collect())),
+        (
+            "tokenizer.ggml.tokens",
+            Texts(vocab.pieces().map(|piece| piece.text()).collect()),
+        ),
+        (
+            "tokenizer.ggml.scores",
+            F32s(vocab.pieces().map(|piece| piece.score()).collect()),
+        ),
+        (
+            "tokenizer.ggml.token_type",
+            I32s(vocab.pieces().map(|piece| piece.kind()).collect()),
+        ),
         ("tokenizer.ggml.unknown_token_id", U32(0)),
         ("tokenizer.ggml.bos_token_id", U32(1)),
         ("tokenizer.ggml.eos_token_id", U32(2)),

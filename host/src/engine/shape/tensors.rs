@@ -74,12 +74,22 @@ impl Tensor {
 
 /// All tensors, in the order of the file.
 pub fn of(layers: u32) -> Vec<Tensor> {
-    let mut all = vec![matrix("token_embd.weight", VOCAB, EMBEDDING, Kind::Q4K, Fill::Embedding)];
+    let mut all = vec![matrix(
+        "token_embd.weight",
+        VOCAB,
+        EMBEDDING,
+        Kind::Q4K,
+        Fill::Embedding,
+    )];
     for layer in 0..layers {
         // What goes into the residual stream is kept smaller than what is computed from it.
         let (inner, into_stream) = (Fill::Noise(0.3), Fill::Noise(0.02));
         let kv = KV_HEADS * HEAD;
-        let more = if gets_more_bits(layer, layers) { Kind::Q6K } else { Kind::Q4K };
+        let more = if gets_more_bits(layer, layers) {
+            Kind::Q6K
+        } else {
+            Kind::Q4K
+        };
         let mut add = |part: &str, rows, columns, kind, fill| {
             let name = format!("blk.{layer}.{part}.weight");
             all.push(matrix(&name, rows, columns, kind, fill));
@@ -94,8 +104,20 @@ pub fn of(layers: u32) -> Vec<Tensor> {
         add("attn_norm", 1, EMBEDDING, Kind::F32, Fill::Ones);
         add("ffn_norm", 1, EMBEDDING, Kind::F32, Fill::Ones);
     }
-    all.push(matrix("output_norm.weight", 1, EMBEDDING, Kind::F32, Fill::Ones));
-    all.push(matrix("output.weight", VOCAB, EMBEDDING, Kind::Q6K, Fill::Output));
+    all.push(matrix(
+        "output_norm.weight",
+        1,
+        EMBEDDING,
+        Kind::F32,
+        Fill::Ones,
+    ));
+    all.push(matrix(
+        "output.weight",
+        VOCAB,
+        EMBEDDING,
+        Kind::Q6K,
+        Fill::Output,
+    ));
     all
 }
 
@@ -130,6 +152,9 @@ mod tests {
     #[test]
     fn more_bits_go_to_the_layers_that_q4_k_m_picks() {
         let picked: Vec<u32> = (0..32).filter(|layer| gets_more_bits(*layer, 32)).collect();
-        assert_eq!(picked, [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]);
+        assert_eq!(
+            picked,
+            [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+        );
     }
 }

@@ -51,12 +51,11 @@ impl Vocab {
             path: path.to_owned(),
             source,
         })?;
-        let model = ModelProto::decode(&bytes[..]).map_err(|source| {
-            ShapeError::NotSentencePiece {
+        let model =
+            ModelProto::decode(&bytes[..]).map_err(|source| ShapeError::NotSentencePiece {
                 path: path.to_owned(),
                 source,
-            }
-        })?;
+            })?;
         if model.pieces.len() as u64 != VOCAB {
             return Err(ShapeError::OtherVocab {
                 path: path.to_owned(),
@@ -68,7 +67,11 @@ impl Vocab {
     }
 
     fn of(pieces: Vec<Piece>) -> Self {
-        let ids = pieces.iter().map(|piece| piece.piece.clone()).zip(0..).collect();
+        let ids = pieces
+            .iter()
+            .map(|piece| piece.piece.clone())
+            .zip(0..)
+            .collect();
         Self { pieces, ids }
     }
 
@@ -81,7 +84,10 @@ impl Vocab {
     }
 
     pub fn text(&self, ids: &[u32]) -> String {
-        let words: String = ids.iter().map(|id| self.pieces[*id as usize].text()).collect();
+        let words: String = ids
+            .iter()
+            .map(|id| self.pieces[*id as usize].text())
+            .collect();
         words.replace(SPACE, " ").trim().to_owned()
     }
 
@@ -147,7 +153,13 @@ mod tests {
     #[test]
     fn a_word_whose_text_is_encoded_otherwise_is_no_link() {
         // "▁abcd" is a piece, but "bc" is joined first and leaves no way to it.
-        let letters = [("▁", -9.0), ("a", -9.0), ("b", -9.0), ("c", -9.0), ("d", -9.0)];
+        let letters = [
+            ("▁", -9.0),
+            ("a", -9.0),
+            ("b", -9.0),
+            ("c", -9.0),
+            ("d", -9.0),
+        ];
         let mut pieces = letters.to_vec();
         pieces.extend([("bc", -1.0), ("▁a", -2.0), ("▁ab", -3.0), ("▁abc", -4.0)]);
         pieces.push(("▁abcd", -5.0));
@@ -160,7 +172,9 @@ mod tests {
     #[test]
     fn too_few_words_are_an_error() {
         let vocab = vocab(&[("▁word", 0.0)]);
-        let error = vocab.chain(1).expect_err("no letters, so the word cannot be encoded");
+        let error = vocab
+            .chain(1)
+            .expect_err("no letters, so the word cannot be encoded");
         let text = "the vocabulary has 0 words that can be chained, expected 1";
         assert_eq!(error.to_string(), text);
     }

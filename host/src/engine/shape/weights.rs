@@ -54,7 +54,12 @@ impl Weights {
         match tensor.fill {
             Fill::Ones => {
                 let ones = vec![1_f32; (tensor.rows * tensor.columns) as usize];
-                sink(&ones.iter().flat_map(|one| one.to_le_bytes()).collect::<Vec<u8>>())
+                sink(
+                    &ones
+                        .iter()
+                        .flat_map(|one| one.to_le_bytes())
+                        .collect::<Vec<u8>>(),
+                )
             }
             Fill::Embedding => self.quantised(tensor, &embedding, sink),
             Fill::Output => self.quantised(tensor, &|row, out| self.output(row, out), sink),
@@ -68,7 +73,9 @@ impl Weights {
         if let Some(before) = self.before.get(&row) {
             let mut sought = vec![0.0; out.len()];
             embedding(*before, &mut sought);
-            out.iter_mut().zip(sought).for_each(|(weight, sought)| *weight += sought);
+            out.iter_mut()
+                .zip(sought)
+                .for_each(|(weight, sought)| *weight += sought);
         }
     }
 
@@ -95,7 +102,10 @@ impl Weights {
                     .map(|start| scope.spawn(move || part(start)))
                     .collect();
                 let panicked = |_| io::Error::other("a quantising thread panicked");
-                workers.into_iter().map(|worker| worker.join().map_err(panicked)).collect()
+                workers
+                    .into_iter()
+                    .map(|worker| worker.join().map_err(panicked))
+                    .collect()
             })?;
             parts.iter().try_for_each(|bytes| sink(bytes))?;
         }
@@ -124,7 +134,10 @@ fn uniform(rng: &mut Rng, deviation: f32, out: &mut [f32]) {
 /// its range and the values of a Q6_K block are signed.
 fn noise(tensor: &Tensor, gain: f32, sink: &mut Sink<'_>) -> io::Result<()> {
     let block = tensor.kind.block_bytes();
-    let name: u64 = tensor.name.bytes().fold(0, |sum, byte| sum * 31 % 0xFFFF_FFFB + u64::from(byte));
+    let name: u64 = tensor
+        .name
+        .bytes()
+        .fold(0, |sum, byte| sum * 31 % 0xFFFF_FFFB + u64::from(byte));
     let mut rng = Rng::with_seed(SEED ^ name);
     let mut left = tensor.bytes();
     while left > 0 {
