@@ -23,3 +23,5 @@ pub mod models;
 pub mod tls;
 pub mod trace;
 pub mod types;
+
+pub mod bench;
