@@ -8,7 +8,9 @@ use kit::Settings;
 
 wit_bindgen::generate!({ path: "../../wit", world: "caching", additional_derives: [PartialEq] });
 
-use exports::stent::policy::cache::{Admission, Answer, Basis, Guest as Cache, Key, Lookup, Outcome};
+use exports::stent::policy::cache::{
+    Admission, Answer, Basis, Guest as Cache, Key, Lookup, Outcome,
+};
 use exports::stent::policy::policy::{Descriptor, Guest as Policy};
 use stent::policy::request::{Message, Request, Transcript};
 use stent::policy::types::{Finish, Role, Scope};
@@ -31,7 +33,9 @@ impl Policy for Plugin {
 
     fn configure(config: String) -> Result<(), String> {
         let config = Config::new(&config)?;
-        CONFIG.set(config).map_err(|_| "configure: called twice".into())
+        CONFIG
+            .set(config)
+            .map_err(|_| "configure: called twice".into())
     }
 
     fn self_test() -> Result<(), String> {
@@ -45,13 +49,20 @@ impl Cache for Plugin {
         Ok(Lookup::By(key))
     }
 
-    fn admit(_: &Request, _: &Transcript, answer: &Answer, outcome: Outcome) -> Result<Admission, String> {
+    fn admit(
+        _: &Request,
+        _: &Transcript,
+        answer: &Answer,
+        outcome: Outcome,
+    ) -> Result<Admission, String> {
         Ok(admit(config()?, answer.bytes(), outcome.finish))
     }
 }
 
 fn config() -> Result<&'static Config, String> {
-    CONFIG.get().ok_or_else(|| "cache-exact was not configured".into())
+    CONFIG
+        .get()
+        .ok_or_else(|| "cache-exact was not configured".into())
 }
 
 struct Config {
@@ -76,12 +87,18 @@ impl Config {
             "tenant" => Scope::Tenant,
             _ => Scope::Session,
         };
-        let normalise = match (settings.flag("normalise"), settings.flag("normalise_history")) {
+        let normalise = match (
+            settings.flag("normalise"),
+            settings.flag("normalise_history"),
+        ) {
             (false, false) => Normalise::Never,
             (true, false) => Normalise::LoneQuestions,
             (true, true) => Normalise::Conversations,
             (false, true) => {
-                return Err("config.normalise_history: found true, expected normalise = true with it".into());
+                return Err(
+                    "config.normalise_history: found true, expected normalise = true with it"
+                        .into(),
+                );
             }
         };
         let ttl_ms = 1000 * settings.number("ttl_seconds");
@@ -89,11 +106,21 @@ impl Config {
             0 => ttl_ms,
             seconds => 1000 * seconds,
         };
-        Ok(Self { scope, ttl_ms, max_age_ms, normalise })
+        Ok(Self {
+            scope,
+            ttl_ms,
+            max_age_ms,
+            normalise,
+        })
     }
 }
 
-fn key(config: &Config, granted: Scope, messages: &[Message], text: impl Fn(u64) -> Option<String>) -> Key {
+fn key(
+    config: &Config,
+    granted: Scope,
+    messages: &[Message],
+    text: impl Fn(u64) -> Option<String>,
+) -> Key {
     let alone = messages.iter().filter(|m| m.role != Role::System).count() == 1;
     let parts = match config.normalise {
         Normalise::Conversations => parts(messages, text),
@@ -138,7 +165,13 @@ fn admit(config: &Config, bytes: u64, finish: Finish) -> Admission {
 }
 
 fn self_test(config: &Config) -> Result<(), String> {
-    let question = [Message { id: 1, role: Role::User, tokens: 4, pinned: false, exchange: 0 }];
+    let question = [Message {
+        id: 1,
+        role: Role::User,
+        tokens: 4,
+        pinned: false,
+        exchange: 0,
+    }];
     let ask = |text: &str| key(config, Scope::Session, &question, |_| Some(text.into()));
     if ask("What is asthma?").scope != Scope::Session {
         return Err("self-test: a key is wider than what was granted".into());
@@ -146,7 +179,9 @@ fn self_test(config: &Config) -> Result<(), String> {
     let one = ask("What is asthma?") == ask("what  is asthma");
     let same = config.normalise != Normalise::Never || ask("a") == ask("b");
     if !one || !same || admit(config, 9, Finish::Length) != Admission::Skip {
-        return Err("self-test: two spellings of one question differ, or half an answer is kept".into());
+        return Err(
+            "self-test: two spellings of one question differ, or half an answer is kept".into(),
+        );
     }
     Ok(())
 }

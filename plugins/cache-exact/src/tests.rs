@@ -9,9 +9,17 @@ fn config(json: &str) -> Config {
 fn ask(json: &str, texts: &[(Role, &str)]) -> Key {
     let messages: Vec<Message> = (0..)
         .zip(texts)
-        .map(|(id, (role, _))| Message { id, role: *role, tokens: 1, pinned: false, exchange: 0 })
+        .map(|(id, (role, _))| Message {
+            id,
+            role: *role,
+            tokens: 1,
+            pinned: false,
+            exchange: 0,
+        })
         .collect();
-    key(&config(json), Scope::Shared, &messages, |id| texts.get(id as usize).map(|t| t.1.into()))
+    key(&config(json), Scope::Shared, &messages, |id| {
+        texts.get(id as usize).map(|t| t.1.into())
+    })
 }
 
 const ALONE: &str = r#"{"normalise": true}"#;
@@ -20,12 +28,23 @@ const ALL: &str = r#"{"normalise": true, "normalise_history": true}"#;
 #[test]
 fn default_is_the_exact_prompt_of_this_session_for_an_hour() {
     let key = ask("{}", &[(User, "What is asthma?")]);
-    assert_eq!(key, Key { basis: Basis::ExactPrompt, scope: Scope::Session, max_age_ms: 3_600_000 });
+    assert_eq!(
+        key,
+        Key {
+            basis: Basis::ExactPrompt,
+            scope: Scope::Session,
+            max_age_ms: 3_600_000
+        }
+    );
 }
 
 #[test]
 fn scope_is_the_narrower_of_wish_and_grant() {
-    let scopes = [("session", Scope::Session), ("tenant", Scope::Tenant), ("shared", Scope::Shared)];
+    let scopes = [
+        ("session", Scope::Session),
+        ("tenant", Scope::Tenant),
+        ("shared", Scope::Shared),
+    ];
     for (name, wished) in scopes {
         for (_, granted) in scopes {
             let config = config(&format!(r#"{{"scope": "{name}"}}"#));
@@ -39,7 +58,12 @@ fn scope_is_the_narrower_of_wish_and_grant() {
 fn spellings_of_a_lone_question_share_a_key() {
     let key = |text: &str| ask(ALONE, &[(User, text)]).basis;
     let one = Basis::Parts(vec!["user:what is asthma".into()]);
-    for text in ["What is asthma?", "  what IS\tasthma \n", "what is asthma ?!…", "WHAT IS ASTHMA"] {
+    for text in [
+        "What is asthma?",
+        "  what IS\tasthma \n",
+        "what is asthma ?!…",
+        "WHAT IS ASTHMA",
+    ] {
         assert_eq!(key(text), one, "{text}");
     }
     for text in ["what is asthma? now", "what is an asthma", "whatis asthma"] {
@@ -51,14 +75,27 @@ fn spellings_of_a_lone_question_share_a_key() {
 #[test]
 fn nothing_left_of_a_question_means_exact() {
     for text in ["???", " ", "", "…"] {
-        assert_eq!(ask(ALONE, &[(User, text)]).basis, Basis::ExactPrompt, "{text:?}");
+        assert_eq!(
+            ask(ALONE, &[(User, text)]).basis,
+            Basis::ExactPrompt,
+            "{text:?}"
+        );
     }
-    assert_eq!(key(&config(ALONE), Scope::Shared, &[], |_| None).basis, Basis::ExactPrompt);
+    assert_eq!(
+        key(&config(ALONE), Scope::Shared, &[], |_| None).basis,
+        Basis::ExactPrompt
+    );
 }
 
 #[test]
 fn a_follow_up_is_not_a_lone_question() {
-    let about = |topic| [(User, topic), (Assistant, "It is common."), (User, "What are its symptoms?")];
+    let about = |topic| {
+        [
+            (User, topic),
+            (Assistant, "It is common."),
+            (User, "What are its symptoms?"),
+        ]
+    };
     assert_eq!(ask(ALONE, &about("Asthma?")).basis, Basis::ExactPrompt);
     assert_ne!(ask(ALL, &about("Asthma?")), ask(ALL, &about("Gout?")));
     assert_eq!(ask(ALL, &about("Asthma?")), ask(ALL, &about("asthma")));
@@ -83,7 +120,12 @@ fn only_finished_answers_are_kept() {
     let config = config(r#"{"ttl_seconds": 60}"#);
     assert_eq!(admit(&config, 1, Finish::Stop), Admission::Store(60_000));
     assert_eq!(admit(&config, 0, Finish::Stop), Admission::Skip);
-    for finish in [Finish::Length, Finish::Filtered, Finish::Cancelled, Finish::Error] {
+    for finish in [
+        Finish::Length,
+        Finish::Filtered,
+        Finish::Cancelled,
+        Finish::Error,
+    ] {
         assert_eq!(admit(&config, 1, finish), Admission::Skip, "{finish:?}");
     }
 }
@@ -99,9 +141,18 @@ fn max_age_follows_ttl_unless_set() {
 fn config_errors_name_the_key() {
     let cases = [
         (r#"{"ttl": 1}"#, "config.ttl: unknown key, expected one of"),
-        (r#"{"ttl_seconds": 0}"#, "config.ttl_seconds: found 0, expected a whole number from 1"),
-        (r#"{"scope": "all"}"#, r#"config.scope: found "all", expected one of"#),
-        (r#"{"normalise_history": true}"#, "config.normalise_history: found true"),
+        (
+            r#"{"ttl_seconds": 0}"#,
+            "config.ttl_seconds: found 0, expected a whole number from 1",
+        ),
+        (
+            r#"{"scope": "all"}"#,
+            r#"config.scope: found "all", expected one of"#,
+        ),
+        (
+            r#"{"normalise_history": true}"#,
+            "config.normalise_history: found true",
+        ),
     ];
     for (json, expected) in cases {
         let error = Config::new(json).err().expect(json);
@@ -111,7 +162,12 @@ fn config_errors_name_the_key() {
 
 #[test]
 fn self_test_passes_for_every_config() {
-    for json in ["{}", ALONE, ALL, r#"{"scope": "shared", "normalise": true}"#] {
+    for json in [
+        "{}",
+        ALONE,
+        ALL,
+        r#"{"scope": "shared", "normalise": true}"#,
+    ] {
         assert_eq!(self_test(&config(json)), Ok(()), "{json}");
     }
 }

@@ -34,7 +34,9 @@ impl Policy for Plugin {
 
     fn configure(config: String) -> Result<(), String> {
         let config = Config::new(&config)?;
-        CONFIG.set(config).map_err(|_| "configure: called twice".into())
+        CONFIG
+            .set(config)
+            .map_err(|_| "configure: called twice".into())
     }
 
     fn self_test() -> Result<(), String> {
@@ -51,7 +53,9 @@ struct Open(RefCell<Redactor>);
 
 impl GuestFilter for Open {
     fn open(_: &Request) -> Result<Filter, String> {
-        Ok(Filter::new(Open(RefCell::new(Redactor::new(config()?.rules)))))
+        Ok(Filter::new(Open(RefCell::new(Redactor::new(
+            config()?.rules,
+        )))))
     }
 
     fn push(&self, chunk: String) -> Result<Step, String> {
@@ -64,7 +68,9 @@ impl GuestFilter for Open {
 }
 
 fn config() -> Result<&'static Config, String> {
-    CONFIG.get().ok_or_else(|| "filter-redact was not configured".into())
+    CONFIG
+        .get()
+        .ok_or_else(|| "filter-redact was not configured".into())
 }
 
 struct Config {

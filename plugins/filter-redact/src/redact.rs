@@ -33,7 +33,10 @@ enum Found {
 
 impl Redactor {
     pub fn new(rules: Rules) -> Self {
-        Self { rules, held: String::new() }
+        Self {
+            rules,
+            held: String::new(),
+        }
     }
 
     /// What of the text so far can be shown.
@@ -144,9 +147,14 @@ impl Rules {
 fn email(rest: &str, ended: bool) -> Found {
     let run = |from: usize, belongs: fn(char) -> bool| {
         let text = &rest[from..];
-        let outside = text.char_indices().find(|(at, c)| !belongs(*c) || *at >= LONGEST);
+        let outside = text
+            .char_indices()
+            .find(|(at, c)| !belongs(*c) || *at >= LONGEST);
         let length = outside.map_or(text.len(), |(at, _)| at);
-        (from + length, outside.is_none() && !ended && length < LONGEST)
+        (
+            from + length,
+            outside.is_none() && !ended && length < LONGEST,
+        )
     };
     let (name_end, open) = run(0, in_word);
     if open {
@@ -176,7 +184,9 @@ fn in_word(c: char) -> bool {
 
 /// Whether a number may go on after this gap: one separator, or a parenthesis and one.
 fn separates(gap: &str) -> bool {
-    let known = gap.chars().all(|c| " .-()\u{a0}\u{202f}\u{2011}\u{2013}".contains(c));
+    let known = gap
+        .chars()
+        .all(|c| " .-()\u{a0}\u{202f}\u{2011}\u{2013}".contains(c));
     known && gap.chars().count() <= if gap.contains(['(', ')']) { 2 } else { 1 }
 }
 
@@ -189,7 +199,12 @@ fn is_phone(text: &str, groups: &[usize]) -> bool {
         Some('+') => (7..=15).contains(&digits),
         Some('(') => (9..=15).contains(&digits) && groups.len() > 1,
         Some('0') if groups[0] > 1 => (9..=15).contains(&digits) && groups.len() > 1,
-        _ => (9..=15).contains(&digits) && groups.len() > 2 && last > 2 && groups.iter().all(|g| *g > 1),
+        _ => {
+            (9..=15).contains(&digits)
+                && groups.len() > 2
+                && last > 2
+                && groups.iter().all(|g| *g > 1)
+        }
     }
 }
 

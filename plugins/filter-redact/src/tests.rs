@@ -11,13 +11,25 @@ fn clean(text: &str) -> String {
 #[test]
 fn addresses_and_numbers_are_taken_out() {
     let cases = [
-        ("Write to jo.doe+x@mail.example.org.", "Write to [e-mail address removed]."),
+        (
+            "Write to jo.doe+x@mail.example.org.",
+            "Write to [e-mail address removed].",
+        ),
         ("müller@klinik.de!", "[e-mail address removed]!"),
-        ("a@b.co, c@d.co", "[e-mail address removed], [e-mail address removed]"),
-        ("Call +44 20 7946 0000 now", "Call [phone number removed] now"),
+        (
+            "a@b.co, c@d.co",
+            "[e-mail address removed], [e-mail address removed]",
+        ),
+        (
+            "Call +44 20 7946 0000 now",
+            "Call [phone number removed] now",
+        ),
         ("Call (555) 123-4567.", "Call [phone number removed]."),
         ("555.123.4567", "[phone number removed]"),
-        ("Take 2 555 123 4567 10 mg", "Take 2 [phone number removed] 10 mg"),
+        (
+            "Take 2 555 123 4567 10 mg",
+            "Take 2 [phone number removed] 10 mg",
+        ),
         ("Tel.01 23 45 67 89", "Tel.[phone number removed]"),
         ("+4915112345678", "[phone number removed]"),
         ("Patient MRN12345678x", "Patient MRN[number removed]x"),
@@ -50,9 +62,21 @@ fn medical_figures_stay() {
 #[test]
 fn only_the_word_in_progress_is_held_back() {
     let mut redactor = Redactor::new(config("{}").rules);
-    let chunks = ["Asthma", " is", " a", " 12", "0 mg", ". Call ", "555 123", " 4567", " or"];
+    let chunks = [
+        "Asthma", " is", " a", " 12", "0 mg", ". Call ", "555 123", " 4567", " or",
+    ];
     let shown = chunks.map(|chunk| redactor.push(chunk));
-    let expected = ["", "Asthma ", "is ", "a ", "120 ", "mg. Call ", "", "", "[phone number removed] "];
+    let expected = [
+        "",
+        "Asthma ",
+        "is ",
+        "a ",
+        "120 ",
+        "mg. Call ",
+        "",
+        "",
+        "[phone number removed] ",
+    ];
     assert_eq!(shown, expected);
     assert_eq!(redactor.finish(), "or");
 }
@@ -87,7 +111,10 @@ fn what_never_ends_is_held_back_no_longer_than_an_address() {
             pushed += unit.len();
             shown += redactor.push(unit).len();
             // A placeholder is shorter than what it stands for.
-            assert!(unit == "1" || pushed - shown <= 2 * 320, "{unit}: {pushed} in, {shown} out");
+            assert!(
+                unit == "1" || pushed - shown <= 2 * 320,
+                "{unit}: {pushed} in, {shown} out"
+            );
         }
     }
 }
@@ -96,10 +123,15 @@ fn what_never_ends_is_held_back_no_longer_than_an_address() {
 fn borders_of_chunks_do_not_matter() {
     let mut state = 3_u64;
     let mut random = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % below
     };
-    let bits = ["a", "é", "jo", "@", ".", "-", "+", "(", ")", " ", "0", "1", "555", "4567", "x.org", "\n", "息", "12345678", "\u{a0}"];
+    let bits = [
+        "a", "é", "jo", "@", ".", "-", "+", "(", ")", " ", "0", "1", "555", "4567", "x.org", "\n",
+        "息", "12345678", "\u{a0}",
+    ];
     let long = ["z".repeat(250), "9".repeat(250)];
     let config = config("{}");
     for round in 0..30_000 {
@@ -113,7 +145,11 @@ fn borders_of_chunks_do_not_matter() {
         assert_eq!(redact(&config, &single), whole, "{text:?}");
         let border = random(text.len() + 1);
         if text.is_char_boundary(border) {
-            assert_eq!(redact(&config, &[&text[..border], &text[border..]]), whole, "{text:?} at {border}");
+            assert_eq!(
+                redact(&config, &[&text[..border], &text[border..]]),
+                whole,
+                "{text:?} at {border}"
+            );
         }
     }
 }
@@ -132,12 +168,20 @@ fn the_disclaimer_closes_finished_answers() {
 fn config_errors_name_the_key() {
     let error = Config::new(r#"{"email": true}"#).err().expect("a typo");
     let keys = r#""disclaimer", "emails", "min_digits", "phones""#;
-    assert_eq!(error, format!("config.email: unknown key, expected one of {keys}"));
+    assert_eq!(
+        error,
+        format!("config.email: unknown key, expected one of {keys}")
+    );
 }
 
 #[test]
 fn self_test_passes_for_every_config() {
-    for json in ["{}", r#"{"emails": false}"#, r#"{"phones": false}"#, r#"{"min_digits": 0}"#] {
+    for json in [
+        "{}",
+        r#"{"emails": false}"#,
+        r#"{"phones": false}"#,
+        r#"{"min_digits": 0}"#,
+    ] {
         assert_eq!(self_test(&config(json)), Ok(()), "{json}");
     }
 }

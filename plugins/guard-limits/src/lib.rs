@@ -24,14 +24,18 @@ impl Policy for Plugin {
         Descriptor {
             name: env!("CARGO_PKG_NAME").into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Answers emergencies with a fixed text and refuses long or repetitive messages".into(),
+            summary:
+                "Answers emergencies with a fixed text and refuses long or repetitive messages"
+                    .into(),
             config_schema: Some(SCHEMA.into()),
         }
     }
 
     fn configure(config: String) -> Result<(), String> {
         let rules = Rules::new(&config)?;
-        RULES.set(rules).map_err(|_| "configure: called twice".into())
+        RULES
+            .set(rules)
+            .map_err(|_| "configure: called twice".into())
     }
 
     fn self_test() -> Result<(), String> {
@@ -41,14 +45,20 @@ impl Policy for Plugin {
 
 impl Guard for Plugin {
     fn check(_: &Request, all: &Transcript) -> Result<Verdict, String> {
-        let newest = all.messages().last().map(|m| m.id).ok_or("the transcript is empty")?;
+        let newest = all
+            .messages()
+            .last()
+            .map(|m| m.id)
+            .ok_or("the transcript is empty")?;
         let text = all.text(newest).ok_or("the newest message has no text")?;
         Ok(check(rules()?, &text))
     }
 }
 
 fn rules() -> Result<&'static Rules, String> {
-    RULES.get().ok_or_else(|| "guard-limits was not configured".into())
+    RULES
+        .get()
+        .ok_or_else(|| "guard-limits was not configured".into())
 }
 
 struct Rules {
@@ -64,7 +74,9 @@ impl Rules {
         let settings = Settings::read(SCHEMA, config)?;
         let emergencies: Vec<String> = settings.texts("emergency_phrases").map(spoken).collect();
         if let Some(empty) = emergencies.iter().position(|phrase| phrase == " ") {
-            return Err(format!("config.emergency_phrases[{empty}]: found no words, expected at least one"));
+            return Err(format!(
+                "config.emergency_phrases[{empty}]: found no words, expected at least one"
+            ));
         }
         Ok(Self {
             max_chars: settings.number("max_chars") as usize,
@@ -78,18 +90,26 @@ impl Rules {
 /// Emergencies come first: a message in panic may well be long and repeat itself.
 fn check(rules: &Rules, text: &str) -> Verdict {
     let spoken = spoken(text);
-    if rules.emergencies.iter().any(|phrase| spoken.contains(phrase)) {
+    if rules
+        .emergencies
+        .iter()
+        .any(|phrase| spoken.contains(phrase))
+    {
         return Verdict::Reply(rules.reply.clone());
     }
     let (found, most) = (text.chars().count(), rules.max_chars);
     if found > most {
-        return Verdict::Refuse(format!("The message has {found} characters; at most {most} are accepted."));
+        return Verdict::Refuse(format!(
+            "The message has {found} characters; at most {most} are accepted."
+        ));
     }
     let letters: Vec<char> = spoken.chars().filter(|c| *c != ' ').collect();
     let words: Vec<&str> = spoken.split(' ').collect();
     let most = rules.max_repeats;
     if repeats(&letters, most) || repeats(&words, most) {
-        return Verdict::Refuse(format!("The message repeats the same text more than {most} times."));
+        return Verdict::Refuse(format!(
+            "The message repeats the same text more than {most} times."
+        ));
     }
     Verdict::Allow
 }
@@ -114,10 +134,13 @@ fn spoken(text: &str) -> String {
 fn repeats<T: PartialEq>(items: &[T], most: usize) -> bool {
     (1..=LONGEST_PERIOD).any(|period| {
         let mut same = 0;
-        items.iter().zip(items.iter().skip(period)).any(|(earlier, later)| {
-            same = if earlier == later { same + 1 } else { 0 };
-            same >= period * most
-        })
+        items
+            .iter()
+            .zip(items.iter().skip(period))
+            .any(|(earlier, later)| {
+                same = if earlier == later { same + 1 } else { 0 };
+                same >= period * most
+            })
     })
 }
 
@@ -132,7 +155,9 @@ fn self_test(rules: &Rules) -> Result<(), String> {
         return Err("self-test: a message over max_chars was not refused".into());
     }
     if !refused(&"ha ".repeat(rules.max_repeats + 1)) {
-        return Err("self-test: a text repeated more than max_repeats times was not refused".into());
+        return Err(
+            "self-test: a text repeated more than max_repeats times was not refused".into(),
+        );
     }
     Ok(())
 }

@@ -35,11 +35,20 @@ impl Settings {
     }
 
     pub fn texts(&self, key: &str) -> impl Iterator<Item = &str> {
-        self.0[key].as_array().into_iter().flatten().filter_map(Value::as_str)
+        self.0[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
     }
 
     pub fn tables(&self, key: &str) -> impl Iterator<Item = Settings> {
-        self.0[key].as_array().into_iter().flatten().cloned().map(Settings)
+        self.0[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .cloned()
+            .map(Settings)
     }
 }
 
@@ -49,7 +58,10 @@ fn parse(what: &str, json: &str) -> Result<Value, String> {
 
 fn check(path: &str, schema: &Value, value: &mut Value) -> Result<(), String> {
     let wrong = |value: &Value, expected: &str| {
-        Err(format!("{path}: found {}, expected {expected}", brief(value)))
+        Err(format!(
+            "{path}: found {}, expected {expected}",
+            brief(value)
+        ))
     };
     match (schema["type"].as_str(), &mut *value) {
         (Some("object"), Value::Object(table)) => check_table(path, schema, table),
@@ -71,13 +83,16 @@ fn check(path: &str, schema: &Value, value: &mut Value) -> Result<(), String> {
             let length = text.chars().count() as u64;
             match schema["enum"].as_array() {
                 Some(choices) if !choices.contains(value) => wrong(value, &list(choices)),
-                _ if length > most => {
-                    Err(format!("{path}: found {length} characters, expected at most {most}"))
-                }
+                _ if length > most => Err(format!(
+                    "{path}: found {length} characters, expected at most {most}"
+                )),
                 _ => Ok(()),
             }
         }
-        (kind, _) => wrong(value, &format!("a value of type {}", kind.unwrap_or("unknown"))),
+        (kind, _) => wrong(
+            value,
+            &format!("a value of type {}", kind.unwrap_or("unknown")),
+        ),
     }
 }
 
@@ -86,7 +101,10 @@ fn check_table(path: &str, schema: &Value, table: &mut Map<String, Value>) -> Re
     let keys = schema["properties"].as_object().unwrap_or(&no_keys);
     if let Some(unknown) = table.keys().find(|key| !keys.contains_key(*key)) {
         let known: Vec<Value> = keys.keys().map(|key| key.as_str().into()).collect();
-        return Err(format!("{path}.{unknown}: unknown key, expected {}", list(&known)));
+        return Err(format!(
+            "{path}.{unknown}: unknown key, expected {}",
+            list(&known)
+        ));
     }
     for (key, schema) in keys {
         if !table.contains_key(key) && !schema["default"].is_null() {
@@ -97,7 +115,10 @@ fn check_table(path: &str, schema: &Value, table: &mut Map<String, Value>) -> Re
         }
     }
     let required = schema["required"].as_array().into_iter().flatten();
-    match required.filter_map(Value::as_str).find(|key| !table.contains_key(*key)) {
+    match required
+        .filter_map(Value::as_str)
+        .find(|key| !table.contains_key(*key))
+    {
         Some(missing) => Err(format!("{path}.{missing}: missing")),
         None => Ok(()),
     }
@@ -155,28 +176,68 @@ mod tests {
         let settings = Settings::read(SCHEMA, config).expect("valid");
         assert_eq!((settings.number("count"), settings.flag("on")), (9, false));
         assert_eq!(settings.texts("words").count(), 0);
-        assert_eq!(settings.tables("pairs").map(|p| p.text("q").to_owned()).last(), Some("x".into()));
+        assert_eq!(
+            settings
+                .tables("pairs")
+                .map(|p| p.text("q").to_owned())
+                .last(),
+            Some("x".into())
+        );
     }
 
     #[test]
     fn errors_name_key_found_and_expected() {
         let cases = [
-            (r#"{"coutn": 1}"#, "config.coutn: unknown key, expected one of \"count\""),
-            (r#"{"count": 0}"#, "config.count: found 0, expected a whole number from 1 to 9"),
-            (r#"{"count": -1}"#, "config.count: found -1, expected a whole number"),
-            (r#"{"count": 1.5}"#, "config.count: found 1.5, expected a whole number"),
-            (r#"{"count": "1"}"#, "config.count: found \"1\", expected a whole number"),
-            (r#"{"scope": "all"}"#, r#"config.scope: found "all", expected one of "session", "tenant""#),
-            (r#"{"name": "äöüßé"}"#, "config.name: found 5 characters, expected at most 4"),
-            (r#"{"on": 1}"#, "config.on: found 1, expected a value of type boolean"),
-            (r#"{"words": ["a", 1]}"#, "config.words[1]: found 1, expected a value of type string"),
+            (
+                r#"{"coutn": 1}"#,
+                "config.coutn: unknown key, expected one of \"count\"",
+            ),
+            (
+                r#"{"count": 0}"#,
+                "config.count: found 0, expected a whole number from 1 to 9",
+            ),
+            (
+                r#"{"count": -1}"#,
+                "config.count: found -1, expected a whole number",
+            ),
+            (
+                r#"{"count": 1.5}"#,
+                "config.count: found 1.5, expected a whole number",
+            ),
+            (
+                r#"{"count": "1"}"#,
+                "config.count: found \"1\", expected a whole number",
+            ),
+            (
+                r#"{"scope": "all"}"#,
+                r#"config.scope: found "all", expected one of "session", "tenant""#,
+            ),
+            (
+                r#"{"name": "äöüßé"}"#,
+                "config.name: found 5 characters, expected at most 4",
+            ),
+            (
+                r#"{"on": 1}"#,
+                "config.on: found 1, expected a value of type boolean",
+            ),
+            (
+                r#"{"words": ["a", 1]}"#,
+                "config.words[1]: found 1, expected a value of type string",
+            ),
             (r#"{"pairs": [{}]}"#, "config.pairs[0].q: missing"),
-            (r#"{"pairs": [{"a": 1}]}"#, "config.pairs[0].a: unknown key, expected \"q\""),
+            (
+                r#"{"pairs": [{"a": 1}]}"#,
+                "config.pairs[0].a: unknown key, expected \"q\"",
+            ),
             ("[]", "config: found [], expected a value of type object"),
             ("{", "config is not JSON"),
         ];
         for (config, expected) in cases {
-            assert!(error(config).starts_with(expected), "{config}: {}", error(config));
+            assert!(
+                error(config).starts_with(expected),
+                "{config}: {}",
+                error(config)
+            );
         }
     }
 }

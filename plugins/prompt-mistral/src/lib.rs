@@ -39,7 +39,9 @@ impl Policy for Plugin {
     fn configure(config: String) -> Result<(), String> {
         let style = Style::new(&config)?;
         let cost = Cost::of(&style, count_tokens);
-        STATE.set((style, cost)).map_err(|_| "configure: called twice".into())
+        STATE
+            .set((style, cost))
+            .map_err(|_| "configure: called twice".into())
     }
 
     fn self_test() -> Result<(), String> {
@@ -53,18 +55,28 @@ impl PromptBuilder for Plugin {
     fn declare(_: &Request) -> Layout {
         let cost = state().map_or(Cost::default(), |(_, cost)| *cost);
         let reserved = RESERVED.map(Into::into).into();
-        Layout { fixed: cost.fixed, per_message: cost.per_message, reserved }
+        Layout {
+            fixed: cost.fixed,
+            per_message: cost.per_message,
+            reserved,
+        }
     }
 
     fn build(_: &Request, kept: &Transcript) -> Result<Plan, String> {
         let pieces = build(&state()?.0, &kept.messages())?;
         // The next turn goes on after the last `[/INST]` with this turn's answer.
-        Ok(Plan { stable_pieces: pieces.len() as u32, pieces, stop: vec![] })
+        Ok(Plan {
+            stable_pieces: pieces.len() as u32,
+            pieces,
+            stop: vec![],
+        })
     }
 }
 
 fn state() -> Result<&'static (Style, Cost), String> {
-    STATE.get().ok_or_else(|| "prompt-mistral was not configured".into())
+    STATE
+        .get()
+        .ok_or_else(|| "prompt-mistral was not configured".into())
 }
 
 struct Style {
@@ -78,7 +90,9 @@ impl Style {
     fn new(config: &str) -> Result<Self, String> {
         let settings = Settings::read(SCHEMA, config)?;
         let own_words = |key: &str, text: &str| match RESERVED.iter().find(|r| text.contains(*r)) {
-            Some(mark) => Err(format!("config.{key}: found {mark}, expected text without the marks of the layout")),
+            Some(mark) => Err(format!(
+                "config.{key}: found {mark}, expected text without the marks of the layout"
+            )),
             None => Ok(text.to_owned()),
         };
         let mut system = own_words("system", settings.text("system"))?;
@@ -86,9 +100,15 @@ impl Style {
             system.push_str(JOIN);
         }
         let shot = |s: Settings| {
-            Ok((own_words("few_shot.user", s.text("user"))?, own_words("few_shot.assistant", s.text("assistant"))?))
+            Ok((
+                own_words("few_shot.user", s.text("user"))?,
+                own_words("few_shot.assistant", s.text("assistant"))?,
+            ))
         };
-        let few_shot = settings.tables("few_shot").map(shot).collect::<Result<_, String>>()?;
+        let few_shot = settings
+            .tables("few_shot")
+            .map(shot)
+            .collect::<Result<_, String>>()?;
         Ok(Self { system, few_shot })
     }
 }
@@ -105,7 +125,11 @@ impl Cost {
         // `<s>` and `</s>` are one token each.
         let (open, close) = (1 + count("[INST]"), count("[/INST]"));
         let text = |text: &str| if text.is_empty() { 0 } else { count(text) };
-        let shots = style.few_shot.iter().map(|(q, a)| text(q) + close + text(a) + open).sum::<u32>();
+        let shots = style
+            .few_shot
+            .iter()
+            .map(|(q, a)| text(q) + close + text(a) + open)
+            .sum::<u32>();
         Self {
             fixed: open + text(&style.system) + shots + close,
             // A message after another one begins a question, ends one, or is joined.
@@ -117,7 +141,8 @@ impl Cost {
 fn build(style: &Style, messages: &[Message]) -> Result<Vec<Piece>, String> {
     let control = |marks: &str| Piece::Control(marks.into());
     let text = |words: &str| Piece::Text(words.into());
-    let (system, turns): (Vec<&Message>, Vec<&Message>) = messages.iter().partition(|m| m.role == Role::System);
+    let (system, turns): (Vec<&Message>, Vec<&Message>) =
+        messages.iter().partition(|m| m.role == Role::System);
 
     let mut pieces = vec![control("<s>[INST]")];
     if !style.system.is_empty() {
@@ -127,7 +152,12 @@ fn build(style: &Style, messages: &[Message]) -> Result<Vec<Piece>, String> {
         pieces.extend([Piece::Message(message.id), text(JOIN)]);
     }
     for (question, answer) in &style.few_shot {
-        pieces.extend([text(question), control("[/INST]"), text(answer), control("</s>[INST]")]);
+        pieces.extend([
+            text(question),
+            control("[/INST]"),
+            text(answer),
+            control("</s>[INST]"),
+        ]);
     }
     let mut before = None;
     for message in turns {
@@ -142,7 +172,10 @@ fn build(style: &Style, messages: &[Message]) -> Result<Vec<Piece>, String> {
         before = Some(answers);
     }
     if before != Some(false) {
-        return Err("the last message is not a question, which this layout needs to ask for an answer".into());
+        return Err(
+            "the last message is not a question, which this layout needs to ask for an answer"
+                .into(),
+        );
     }
     pieces.push(control("[/INST]"));
     Ok(pieces)
@@ -152,7 +185,10 @@ fn build(style: &Style, messages: &[Message]) -> Result<Vec<Piece>, String> {
 fn self_test(style: &Style, cost: &Cost) -> Result<(), String> {
     use Role::{Assistant, System, User};
     let roles = [System, User, Assistant, User, User];
-    let messages: Vec<Message> = (0..).zip(roles).map(|(id, role)| sample(id, role)).collect();
+    let messages: Vec<Message> = (0..)
+        .zip(roles)
+        .map(|(id, role)| sample(id, role))
+        .collect();
     let pieces = build(style, &messages)?;
     let marks = |mark: &str| {
         let holds = |p: &&Piece| matches!(p, Piece::Control(c) if c.contains(mark));
@@ -160,7 +196,9 @@ fn self_test(style: &Style, cost: &Cost) -> Result<(), String> {
     };
     let turns = 2 + style.few_shot.len();
     if marks("[INST]") != turns || marks("[/INST]") != turns {
-        return Err(format!("self-test: the turns do not alternate in {pieces:?}"));
+        return Err(format!(
+            "self-test: the turns do not alternate in {pieces:?}"
+        ));
     }
     if cost.per_message == 0 || cost.fixed < 2 {
         return Err("self-test: the host counts no tokens in the marks of the layout".into());
@@ -172,7 +210,13 @@ fn self_test(style: &Style, cost: &Cost) -> Result<(), String> {
 }
 
 fn sample(id: u64, role: Role) -> Message {
-    Message { id, role, tokens: 7, pinned: role == Role::System, exchange: id as u32 / 2 }
+    Message {
+        id,
+        role,
+        tokens: 7,
+        pinned: role == Role::System,
+        exchange: id as u32 / 2,
+    }
 }
 
 #[cfg(test)]

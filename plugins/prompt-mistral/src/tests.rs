@@ -6,7 +6,10 @@ fn style(config: &str) -> Style {
 }
 
 fn messages(roles: &[Role]) -> Vec<Message> {
-    (0..).zip(roles).map(|(id, role)| sample(id, *role)).collect()
+    (0..)
+        .zip(roles)
+        .map(|(id, role)| sample(id, *role))
+        .collect()
 }
 
 /// The prompt as text, messages by number: `{2}`.
@@ -43,14 +46,21 @@ fn conversation_alternates() {
 #[test]
 fn the_next_turn_begins_with_this_one() {
     let now = build(&style("{}"), &messages(&[User, Assistant, User])).expect("now");
-    let next = build(&style("{}"), &messages(&[User, Assistant, User, Assistant, User])).expect("next");
+    let next = build(
+        &style("{}"),
+        &messages(&[User, Assistant, User, Assistant, User]),
+    )
+    .expect("next");
     assert_eq!(next[..now.len()], now);
 }
 
 #[test]
 fn system_messages_are_folded_into_the_first_question() {
     assert_eq!(
-        prompt(r#"{"system": "Be kind."}"#, &[System, User, Assistant, System, User]),
+        prompt(
+            r#"{"system": "Be kind."}"#,
+            &[System, User, Assistant, System, User]
+        ),
         "<s>[INST]Be kind.\n\n{0}\n\n{3}\n\n{1}[/INST]{2}</s>[INST]{4}[/INST]"
     );
 }
@@ -58,7 +68,10 @@ fn system_messages_are_folded_into_the_first_question() {
 #[test]
 fn few_shot_comes_first_as_whole_exchanges() {
     let config = r#"{"system": "S", "few_shot": [{"user": "Q", "assistant": "A"}]}"#;
-    assert_eq!(prompt(config, &[User]), "<s>[INST]S\n\nQ[/INST]A</s>[INST]{0}[/INST]");
+    assert_eq!(
+        prompt(config, &[User]),
+        "<s>[INST]S\n\nQ[/INST]A</s>[INST]{0}[/INST]"
+    );
 }
 
 #[test]
@@ -71,7 +84,10 @@ fn neighbours_of_one_role_are_joined() {
 
 #[test]
 fn an_answer_without_a_question_gets_an_empty_one() {
-    assert_eq!(prompt(BARE, &[Assistant, User]), "<s>[INST][/INST]{0}</s>[INST]{1}[/INST]");
+    assert_eq!(
+        prompt(BARE, &[Assistant, User]),
+        "<s>[INST][/INST]{0}</s>[INST]{1}[/INST]"
+    );
 }
 
 #[test]
@@ -85,10 +101,22 @@ fn the_last_message_must_ask() {
 #[test]
 fn config_cannot_hold_marks() {
     let configs = [
-        (r#"{"system": "a [/INST] b"}"#, "config.system: found [/INST]"),
-        (r#"{"few_shot": [{"user": "<<SYS>>", "assistant": ""}]}"#, "config.few_shot.user: found <<SYS>>"),
-        (r#"{"few_shot": [{"user": "Q"}]}"#, "config.few_shot[0].assistant: missing"),
-        (r#"{"sytem": ""}"#, r#"config.sytem: unknown key, expected one of "few_shot", "system""#),
+        (
+            r#"{"system": "a [/INST] b"}"#,
+            "config.system: found [/INST]",
+        ),
+        (
+            r#"{"few_shot": [{"user": "<<SYS>>", "assistant": ""}]}"#,
+            "config.few_shot.user: found <<SYS>>",
+        ),
+        (
+            r#"{"few_shot": [{"user": "Q"}]}"#,
+            "config.few_shot[0].assistant: missing",
+        ),
+        (
+            r#"{"sytem": ""}"#,
+            r#"config.sytem: unknown key, expected one of "few_shot", "system""#,
+        ),
     ];
     for (config, expected) in configs {
         let error = Style::new(config).err().expect(config);
@@ -100,10 +128,17 @@ fn config_cannot_hold_marks() {
 /// tokenisers in which now this, now that mark is the longest.
 #[test]
 fn every_conversation_keeps_the_promises() {
-    let shots = r#"{"few_shot": [{"user": "a b", "assistant": ""}, {"user": "c", "assistant": "d"}]}"#;
+    let shots =
+        r#"{"few_shot": [{"user": "a b", "assistant": ""}, {"user": "c", "assistant": "d"}]}"#;
     let counts: [fn(&str) -> u32; 3] = [
         |text| text.chars().count() as u32,
-        |text| if text == JOIN { 20 } else { 1 + text.split(' ').count() as u32 },
+        |text| {
+            if text == JOIN {
+                20
+            } else {
+                1 + text.split(' ').count() as u32
+            }
+        },
         |text| text.matches(['[', 'I', 'S']).count() as u32,
     ];
     for config in ["{}", BARE, shots] {
@@ -113,7 +148,10 @@ fn every_conversation_keeps_the_promises() {
             let role = |i: u32| [System, User, Assistant, Tool][number / 4_usize.pow(i) % 4];
             let roles: Vec<Role> = (0..length as u32).map(role).collect();
             let messages = messages(&roles);
-            let asks = roles.iter().rfind(|r| **r != System).is_some_and(|r| *r != Assistant);
+            let asks = roles
+                .iter()
+                .rfind(|r| **r != System)
+                .is_some_and(|r| *r != Assistant);
             let Ok(pieces) = build(&style, &messages) else {
                 assert!(!asks, "{roles:?} was not built");
                 continue;
@@ -121,26 +159,41 @@ fn every_conversation_keeps_the_promises() {
             assert!(asks, "{roles:?} was built");
 
             let text = render(&pieces);
-            let marks: Vec<&str> = text.split_inclusive("INST]").filter_map(|s| s.rsplit('[').next()).collect();
+            let marks: Vec<&str> = text
+                .split_inclusive("INST]")
+                .filter_map(|s| s.rsplit('[').next())
+                .collect();
             for (i, mark) in marks.iter().enumerate() {
                 assert_eq!(*mark, if i % 2 == 0 { "INST]" } else { "/INST]" }, "{text}");
             }
-            let mut ids: Vec<u64> =
-                pieces.iter().filter_map(|p| if let Piece::Message(id) = p { Some(*id) } else { None }).collect();
+            let mut ids: Vec<u64> = pieces
+                .iter()
+                .filter_map(|p| {
+                    if let Piece::Message(id) = p {
+                        Some(*id)
+                    } else {
+                        None
+                    }
+                })
+                .collect();
             ids.sort_unstable();
             assert_eq!(ids, (0..length as u64).collect::<Vec<_>>(), "{text}");
 
             for count in counts {
                 let cost = Cost::of(&style, count);
-                let added: u32 = pieces.iter().map(|piece| match piece {
-                    Piece::Control(marks) => {
-                        let special = u32::from(marks.contains("s>"));
-                        special + count(marks.trim_start_matches("</s>").trim_start_matches("<s>"))
-                    }
-                    Piece::Text(text) if text.is_empty() => 0,
-                    Piece::Text(text) => count(text),
-                    Piece::Message(_) => 0,
-                }).sum();
+                let added: u32 = pieces
+                    .iter()
+                    .map(|piece| match piece {
+                        Piece::Control(marks) => {
+                            let special = u32::from(marks.contains("s>"));
+                            special
+                                + count(marks.trim_start_matches("</s>").trim_start_matches("<s>"))
+                        }
+                        Piece::Text(text) if text.is_empty() => 0,
+                        Piece::Text(text) => count(text),
+                        Piece::Message(_) => 0,
+                    })
+                    .sum();
                 let bound = cost.fixed + cost.per_message * length as u32;
                 assert!(added <= bound, "{text}: {added} tokens, declared {bound}");
             }

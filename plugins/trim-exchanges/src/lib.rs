@@ -23,14 +23,17 @@ impl Policy for Plugin {
         Descriptor {
             name: env!("CARGO_PKG_NAME").into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Keeps the last exchanges within a token budget, cutting as rarely as it may".into(),
+            summary: "Keeps the last exchanges within a token budget, cutting as rarely as it may"
+                .into(),
             config_schema: Some(SCHEMA.into()),
         }
     }
 
     fn configure(config: String) -> Result<(), String> {
         let limits = Limits::new(&config)?;
-        LIMITS.set(limits).map_err(|_| "configure: called twice".into())
+        LIMITS
+            .set(limits)
+            .map_err(|_| "configure: called twice".into())
     }
 
     fn self_test() -> Result<(), String> {
@@ -45,7 +48,9 @@ impl SessionTrimmer for Plugin {
 }
 
 fn limits() -> Result<&'static Limits, String> {
-    LIMITS.get().ok_or_else(|| "trim-exchanges was not configured".into())
+    LIMITS
+        .get()
+        .ok_or_else(|| "trim-exchanges was not configured".into())
 }
 
 struct Limits {
@@ -57,7 +62,10 @@ impl Limits {
     fn new(config: &str) -> Result<Self, String> {
         let settings = Settings::read(SCHEMA, config)?;
         let number = |key| settings.number(key) as usize;
-        Ok(Self { exchanges: number("exchanges"), slack: number("slack") })
+        Ok(Self {
+            exchanges: number("exchanges"),
+            slack: number("slack"),
+        })
     }
 }
 
@@ -90,7 +98,9 @@ fn trim(limits: &Limits, budget: &Budget, messages: &[Message]) -> Decision {
     let max_tokens = u64::from(budget.max_tokens);
 
     // Where the last cut was, if that is still the beginning of an exchange.
-    let anchor = budget.previous_first.and_then(|id| exchanges.iter().position(|e| e.first == id));
+    let anchor = budget
+        .previous_first
+        .and_then(|id| exchanges.iter().position(|e| e.first == id));
     let mut start = anchor.unwrap_or(0).min(newest);
     if newest - start > limits.exchanges + limits.slack {
         start = newest - limits.exchanges;
@@ -100,7 +110,9 @@ fn trim(limits: &Limits, budget: &Budget, messages: &[Message]) -> Decision {
     }
     if cost_from(start) > max_tokens {
         let low_water = u64::from(budget.low_water).min(max_tokens);
-        start = (start..newest).find(|&s| cost_from(s) <= low_water).unwrap_or(newest);
+        start = (start..newest)
+            .find(|&s| cost_from(s) <= low_water)
+            .unwrap_or(newest);
     }
 
     match exchanges.get(start) {
@@ -116,18 +128,35 @@ fn self_test(limits: &Limits) -> Result<(), String> {
     let messages: Vec<Message> = (0..2 * (most as u64 + 1) + 1)
         .map(|id| Message {
             id,
-            role: if id % 2 == 0 { types::Role::User } else { types::Role::Assistant },
+            role: if id % 2 == 0 {
+                types::Role::User
+            } else {
+                types::Role::Assistant
+            },
             tokens: 10,
             pinned: false,
             exchange: id as u32 / 2,
         })
         .collect();
-    let roomy = Budget { max_tokens: u32::MAX, low_water: u32::MAX, per_message: 5, previous_first: None };
-    let tight = Budget { max_tokens: 20, low_water: 10, ..roomy };
+    let roomy = Budget {
+        max_tokens: u32::MAX,
+        low_water: u32::MAX,
+        per_message: 5,
+        previous_first: None,
+    };
+    let tight = Budget {
+        max_tokens: 20,
+        low_water: 10,
+        ..roomy
+    };
     let newest = messages.last().map_or(0, |m| m.id);
     let cases = [
         (&roomy, &messages[2..], Decision::KeepAll),
-        (&roomy, &messages[..], Decision::KeepFrom(newest - 2 * limits.exchanges as u64)),
+        (
+            &roomy,
+            &messages[..],
+            Decision::KeepFrom(newest - 2 * limits.exchanges as u64),
+        ),
         (&tight, &messages[..], Decision::KeepFrom(newest)),
     ];
     for (budget, messages, expected) in cases {
