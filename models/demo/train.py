@@ -1,7 +1,7 @@
 """Trains the demo model from the corpus, on a CPU, from nothing to a GGUF.
 
-    python train.py --steps 1600            # a full run; the result is stent-demo.gguf
-    python train.py --steps 1600 --resume   # goes on from work/checkpoint.pkl
+    python train.py --steps 1000            # a full run; the result is stent-demo.gguf
+    python train.py --steps 1000 --resume   # goes on from work/checkpoint.pkl
 
 The learning rate warms up, stays, and falls to zero over the last part of the run. A checkpoint is
 taken before the fall, so a longer run can go on from there.
@@ -128,12 +128,12 @@ def save(path: Path, **what) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=40)
-    parser.add_argument("--fall", type=float, default=0.35, help="share of the run over which the rate falls")
+    parser.add_argument("--fall", type=float, default=0.4, help="share of the run over which the rate falls")
     parser.add_argument("--rate-muon", type=float, default=0.02)
     parser.add_argument("--rate-embed", type=float, default=0.02)
     parser.add_argument("--rate-output", type=float, default=0.004)
