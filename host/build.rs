@@ -1,8 +1,17 @@
-//! Puts llama.cpp's shared libraries where the binary looks for them, a folder `lib` beside it,
-//! and embeds the bundled policies.
+//! Puts llama.cpp's shared libraries where the binary looks for them: a folder `lib` beside it.
 
 use std::path::PathBuf;
 use std::{env, fs, io};
+
+/// Processor families whose kernels are never loaded: see build/cpu-variants.cmake.
+const UNUSED: [&str; 6] = [
+    "cpu-x64",
+    "ivybridge",
+    "piledriver",
+    "cannonlake",
+    "cooperlake",
+    "sapphirerapids",
+];
 
 include!("build/plugins.rs");
 
@@ -43,17 +52,24 @@ fn profile_folder() -> io::Result<PathBuf> {
 fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let kernels = name.starts_with("libggml-cpu-") && name.ends_with(".so");
-        let versioned = name.rsplit_once(".so.").is_some_and(|(_, version)| !version.contains('.'));
-        // No file with AMX code is ever loaded: see engine/cpu.rs.
-        if !(kernels || versioned) || name.contains("sapphirerapids") {
+        let versioned = name
+            .rsplit_once(".so.")
+            .is_some_and(|(_, version)| !version.contains('.'));
+        if !(kernels || versioned) || UNUSED.iter().any(|family| name.contains(family)) {
             continue;
         }
         let real = fs::canonicalize(&path)?;
         let target = to.join(&name);
         let same = fs::metadata(&target).is_ok_and(|old| {
-            fs::metadata(&real).is_ok_and(|new| old.len() == new.len() && old.modified().ok() == new.modified().ok())
+            fs::metadata(&real).is_ok_and(|new| {
+                old.len() == new.len() && old.modified().ok() == new.modified().ok()
+            })
         });
         if !same {
             let _ = fs::remove_file(&target);
@@ -61,15 +77,6 @@ fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-//! Build-time inputs: the bundled policies.
-
-include!("build/plugins.rs");
-
-fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=build/plugins.rs");
-    embed_plugins();
-    println!("cargo:rustc-env=STENT_VERSION={}", version());
 }
 
 /// Version, commit, and the versions of the two engines inside.
