@@ -95,10 +95,9 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
-    use opentelemetry_sdk::trace::InMemorySpanExporter;
     use tracing_subscriber::layer::SubscriberExt;
 
-    use super::super::{Settings, layer, spans, trace_id};
+    use super::super::{Settings, exporting, spans, trace_id};
     use super::*;
 
     #[derive(Clone, Default)]
@@ -117,7 +116,7 @@ mod tests {
     #[test]
     fn a_line_names_the_trace_it_was_written_in() {
         let lines = Lines::default();
-        let (otel, _guard) = layer(&Settings::default(), None::<InMemorySpanExporter>);
+        let (otel, _guard) = exporting(&Settings::default()).unwrap();
         let writer = lines.clone();
         let json = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).event_format(Json);
         let trace = tracing::subscriber::with_default(
