@@ -61,8 +61,14 @@ struct Store(Arc<Mutex<VecDeque<Span>>>);
 
 impl Store {
     fn take_in(&self, request: ExportTraceServiceRequest) {
-        let scopes = request.resource_spans.into_iter().flat_map(|r| r.scope_spans);
-        self.0.lock().unwrap().extend(scopes.flat_map(|scope| scope.spans));
+        let scopes = request
+            .resource_spans
+            .into_iter()
+            .flat_map(|r| r.scope_spans);
+        self.0
+            .lock()
+            .unwrap()
+            .extend(scopes.flat_map(|scope| scope.spans));
     }
 }
 
@@ -96,7 +102,11 @@ impl Receiver {
                 Protocol::Http => http(listener, service).await,
             }
         });
-        Self { store, address, runtime: Some(runtime) }
+        Self {
+            store,
+            address,
+            runtime: Some(runtime),
+        }
     }
 
     /// What `telemetry.otlp` is set to.
@@ -114,14 +124,22 @@ impl Receiver {
                 return spans;
             }
             let names: Vec<_> = spans.iter().map(|span| &span.name).collect();
-            assert!(Instant::now() < deadline, "{} of {count} spans came: {names:?}", spans.len());
+            assert!(
+                Instant::now() < deadline,
+                "{} of {count} spans came: {names:?}",
+                spans.len()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     fn now(&self, id: &[u8]) -> Vec<Received> {
         let spans = self.store.0.lock().unwrap();
-        spans.iter().filter(|span| span.trace_id == id).map(received).collect()
+        spans
+            .iter()
+            .filter(|span| span.trace_id == id)
+            .map(received)
+            .collect()
     }
 }
 
@@ -144,7 +162,12 @@ pub fn draw(spans: &[Received]) -> String {
         };
         let failed = if parent.failed { " FAILED" } else { "" };
         let attributes = list(&parent.attributes);
-        writeln!(text, "{indent}{} {}{failed}{attributes}", parent.name, parent.kind).unwrap();
+        writeln!(
+            text,
+            "{indent}{} {}{failed}{attributes}",
+            parent.name, parent.kind
+        )
+        .unwrap();
         for (name, values) in &parent.events {
             writeln!(text, "{indent}  ! {name}{}", list(values)).unwrap();
         }
@@ -153,7 +176,10 @@ pub fn draw(spans: &[Received]) -> String {
             let target = target.map_or("another trace", |span| span.name.as_str());
             writeln!(text, "{indent}  -> {target}").unwrap();
         }
-        let mut children: Vec<_> = spans.iter().filter(|span| span.parent == parent.id).collect();
+        let mut children: Vec<_> = spans
+            .iter()
+            .filter(|span| span.parent == parent.id)
+            .collect();
         children.sort_by(|a, b| a.name.cmp(&b.name));
         for child in children {
             below(spans, child, depth + 1, text);
@@ -182,9 +208,14 @@ async fn http(listener: TcpListener, service: Store) {
             return (StatusCode::BAD_REQUEST, Vec::new());
         };
         store.take_in(request);
-        (StatusCode::OK, ExportTraceServiceResponse::default().encode_to_vec())
+        (
+            StatusCode::OK,
+            ExportTraceServiceResponse::default().encode_to_vec(),
+        )
     }
-    let router = axum::Router::new().route("/v1/traces", post(receive)).with_state(service);
+    let router = axum::Router::new()
+        .route("/v1/traces", post(receive))
+        .with_state(service);
     axum::serve(listener, router).await.unwrap();
 }
 
@@ -199,8 +230,16 @@ fn received(span: &Span) -> Received {
             _ => "OTHER",
         },
         attributes: pairs(&span.attributes),
-        events: span.events.iter().map(|e| (e.name.clone(), pairs(&e.attributes))).collect(),
-        links: span.links.iter().map(|link| hex::encode(&link.span_id)).collect(),
+        events: span
+            .events
+            .iter()
+            .map(|e| (e.name.clone(), pairs(&e.attributes)))
+            .collect(),
+        links: span
+            .links
+            .iter()
+            .map(|link| hex::encode(&link.span_id))
+            .collect(),
         failed: span.status.as_ref().is_some_and(|status| status.code == 2),
         end: span.end_time_unix_nano,
         raw: format!("{span:?}"),
@@ -208,7 +247,10 @@ fn received(span: &Span) -> Received {
 }
 
 fn pairs(attributes: &[KeyValue]) -> Vec<(String, Value)> {
-    attributes.iter().map(|kv| (kv.key.clone(), plain(kv.value.as_ref()))).collect()
+    attributes
+        .iter()
+        .map(|kv| (kv.key.clone(), plain(kv.value.as_ref())))
+        .collect()
 }
 
 fn plain(value: Option<&AnyValue>) -> Value {
@@ -217,9 +259,11 @@ fn plain(value: Option<&AnyValue>) -> Value {
         Some(any_value::Value::BoolValue(truth)) => (*truth).into(),
         Some(any_value::Value::IntValue(number)) => (*number).into(),
         Some(any_value::Value::DoubleValue(number)) => (*number).into(),
-        Some(any_value::Value::ArrayValue(array)) => {
-            array.values.iter().map(|value| plain(Some(value))).collect()
-        }
+        Some(any_value::Value::ArrayValue(array)) => array
+            .values
+            .iter()
+            .map(|value| plain(Some(value)))
+            .collect(),
         other => panic!("no attribute of ours has the value {other:?}"),
     }
 }

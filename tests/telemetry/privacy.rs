@@ -44,7 +44,10 @@ fn careless() -> String {
 #[test]
 fn unlisted_attributes_events_and_foreign_spans_stay_here() {
     let receiver = Receiver::start(Protocol::Grpc);
-    let settings = Settings { otlp: receiver.endpoint(), ..Settings::default() };
+    let settings = Settings {
+        otlp: receiver.endpoint(),
+        ..Settings::default()
+    };
     let (layer, guard) = trace::exporting(&settings).unwrap();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
     let id = dispatcher::with_default(&dispatch, careless);
@@ -59,7 +62,10 @@ fn unlisted_attributes_events_and_foreign_spans_stay_here() {
 #[test]
 fn content_capture_lets_only_the_messages_out() {
     let exporter = Memory::default();
-    let settings = Settings { capture_content: true, ..Settings::default() };
+    let settings = Settings {
+        capture_content: true,
+        ..Settings::default()
+    };
     let (layer, guard) = trace::layer(&settings, Some(exporter.clone()));
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
     dispatcher::with_default(&dispatch, careless);
@@ -71,5 +77,8 @@ fn content_capture_lets_only_the_messages_out() {
         .map(|kv| kv.key.to_string())
         .collect();
     with_canary.sort();
-    assert_eq!(with_canary, ["gen_ai.input.messages", "gen_ai.output.messages"]);
+    assert_eq!(
+        with_canary,
+        ["gen_ai.input.messages", "gen_ai.output.messages"]
+    );
 }

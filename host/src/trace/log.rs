@@ -118,7 +118,9 @@ mod tests {
         let lines = Lines::default();
         let (otel, _guard) = exporting(&Settings::default()).unwrap();
         let writer = lines.clone();
-        let json = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).event_format(Json);
+        let json = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .event_format(Json);
         let trace = tracing::subscriber::with_default(
             tracing_subscriber::registry().with(otel).with(json),
             || {
@@ -130,7 +132,10 @@ mod tests {
             },
         );
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let parsed: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let parsed: Vec<Value> = text
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
         assert_eq!(parsed[0]["message"], "outside");
         assert_eq!(parsed[0]["port"], 8000);
         assert_eq!(parsed[0].get("trace_id"), None);
