@@ -205,7 +205,9 @@ where
     let provider = export::provider(settings, exporter, &counts);
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("stent"))
-        // File, line and thread of a span are known from its name.
+        // All of these are known from a span's name.
+        .with_level(false)
+        .with_target(false)
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)

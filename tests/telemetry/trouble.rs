@@ -11,6 +11,7 @@ use crate::support::otlp::Receiver;
 
 /// More than the queue holds.
 const SPANS: u64 = 20_000;
+const QUEUE: u64 = 4096;
 
 fn set_up(otlp: String, protocol: Protocol) -> (Dispatch, Guard) {
     let settings = Settings {
@@ -38,6 +39,8 @@ fn never_waits(otlp: String, protocol: Protocol) {
     let took = start.elapsed();
     // One wait for the collector would be 3 s.
     assert!(took < Duration::from_secs(2), "{SPANS} spans took {took:?}");
+    // What does not fit is counted at once, not at the end.
+    assert!(counts.dropped() >= SPANS - QUEUE, "{counts:?}");
     let start = Instant::now();
     guard.close();
     let took = start.elapsed();
