@@ -3,6 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+/// Processor families whose kernels are never loaded: see build/cpu-variants.cmake.
+const UNUSED: [&str; 6] = [
+    "cpu-x64",
+    "ivybridge",
+    "piledriver",
+    "cannonlake",
+    "cooperlake",
+    "sapphirerapids",
+];
+
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     // Set by llama-cpp-sys-2: the folder with one file of CPU kernels for every processor family.
@@ -38,17 +48,24 @@ fn profile_folder() -> io::Result<PathBuf> {
 fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let kernels = name.starts_with("libggml-cpu-") && name.ends_with(".so");
-        let versioned = name.rsplit_once(".so.").is_some_and(|(_, version)| !version.contains('.'));
-        // No file with AMX code is ever loaded: see engine/cpu.rs.
-        if !(kernels || versioned) || name.contains("sapphirerapids") {
+        let versioned = name
+            .rsplit_once(".so.")
+            .is_some_and(|(_, version)| !version.contains('.'));
+        if !(kernels || versioned) || UNUSED.iter().any(|family| name.contains(family)) {
             continue;
         }
         let real = fs::canonicalize(&path)?;
         let target = to.join(&name);
         let same = fs::metadata(&target).is_ok_and(|old| {
-            fs::metadata(&real).is_ok_and(|new| old.len() == new.len() && old.modified().ok() == new.modified().ok())
+            fs::metadata(&real).is_ok_and(|new| {
+                old.len() == new.len() && old.modified().ok() == new.modified().ok()
+            })
         });
         if !same {
             let _ = fs::remove_file(&target);

@@ -35,9 +35,21 @@ pub struct Active {
 
 /// How far the job is, with the span that is open.
 enum State {
-    Queued { told: Option<usize>, _span: Span },
-    Prefill { slot: usize, since: Instant, _span: Span },
-    Decode { slot: usize, started: Instant, since: Instant, span: Span },
+    Queued {
+        told: Option<usize>,
+        _span: Span,
+    },
+    Prefill {
+        slot: usize,
+        since: Instant,
+        _span: Span,
+    },
+    Decode {
+        slot: usize,
+        started: Instant,
+        since: Instant,
+        span: Span,
+    },
 }
 
 impl Active {
@@ -50,8 +62,10 @@ impl Active {
         submitted: Instant,
     ) -> Self {
         // The wait is the request's, not the model's: it hangs beside the `chat` span.
-        let parent = parent_of(&job.span).or_else(|| job.span.id());
-        let span = tracing::info_span!(parent: parent, "queue.wait");
+        let span = beneath(&job.span, || {
+            let parent = parent_of(&job.span).or_else(|| job.span.id());
+            tracing::info_span!(parent: parent, "queue.wait")
+        });
         Self {
             sampler,
             text: Assembler::new(job.stop),
@@ -65,7 +79,10 @@ impl Active {
             cached: 0,
             output: 0,
             submitted,
-            state: State::Queued { told: None, _span: span },
+            state: State::Queued {
+                told: None,
+                _span: span,
+            },
             span: job.span,
         }
     }
@@ -93,31 +110,50 @@ impl Active {
 
     pub fn started(&mut self, slot: usize, cached: usize) {
         self.cached = cached as u32;
-        let span = tracing::info_span!(
-            parent: &self.span,
-            "prefill",
-            stent.slot = slot as i64,
-            stent.tokens.prompt = i64::from(self.prompt),
-            stent.tokens.reused = i64::from(self.cached),
-        );
+        let span = beneath(&self.span, || {
+            tracing::info_span!(
+                parent: &self.span,
+                "prefill",
+                stent.slot = slot as i64,
+                stent.tokens.prompt = i64::from(self.prompt),
+                stent.tokens.reused = i64::from(self.cached),
+            )
+        });
         self.span.record("stent.slot", slot as i64);
-        self.state = State::Prefill { slot, since: Instant::now(), _span: span };
-        let _ = self.events.send(Event::Started { slot, cached: self.cached });
+        self.state = State::Prefill {
+            slot,
+            since: Instant::now(),
+            _span: span,
+        };
+        let _ = self.events.send(Event::Started {
+            slot,
+            cached: self.cached,
+        });
     }
 
     /// Takes in a drawn token; `Some` when the answer is over.
     pub fn drew(&mut self, token: Token, end: bool, tokenizer: &dyn Tokenizer) -> Option<Finish> {
         if let State::Prefill { slot, since, .. } = self.state {
             let started = since;
-            self.span.add_event("first_token", vec![KeyValue::new("stent.slot", slot as i64)]);
-            let span = tracing::info_span!(
-                parent: &self.span,
-                "decode",
-                stent.slot = slot as i64,
-                stent.tokens.output = tracing::field::Empty,
-                stent.tokens_per_second = tracing::field::Empty,
+            self.span.add_event(
+                "first_token",
+                vec![KeyValue::new("stent.slot", slot as i64)],
             );
-            self.state = State::Decode { slot, started, since: Instant::now(), span };
+            let span = beneath(&self.span, || {
+                tracing::info_span!(
+                    parent: &self.span,
+                    "decode",
+                    stent.slot = slot as i64,
+                    stent.tokens.output = tracing::field::Empty,
+                    stent.tokens_per_second = tracing::field::Empty,
+                )
+            });
+            self.state = State::Decode {
+                slot,
+                started,
+                since: Instant::now(),
+                span,
+            };
         }
         if end {
             return Some(Finish::Stop);
@@ -199,7 +235,13 @@ impl Active {
             span.record("stent.tokens.output", i64::from(self.output));
             span.record("stent.tokens_per_second", f64::from(self.speed()));
         }
-        let Self { state, span, permit, events, .. } = self;
+        let Self {
+            state,
+            span,
+            permit,
+            events,
+            ..
+        } = self;
         drop(state);
         drop(span);
         drop(permit);
@@ -227,6 +269,13 @@ fn digest(key: &SessionKey) -> String {
     hash.update([0]);
     hash.update(key.session.as_str());
     hex::encode(&hash.finalize()[..4])
+}
+
+/// Opens a span where `span` was opened: this thread has no subscriber of its own. Nothing is
+/// opened under a span that nobody records.
+fn beneath(span: &Span, open: impl FnOnce() -> Span) -> Span {
+    span.with_subscriber(|(_, subscriber)| tracing::dispatcher::with_default(subscriber, open))
+        .unwrap_or_else(Span::none)
 }
 
 /// The span under which `span` was opened, as the subscriber knows it.
