@@ -120,11 +120,12 @@ impl Active {
             )
         });
         self.span.record("stent.slot", slot as i64);
-        self.state = State::Prefill {
+        let next = State::Prefill {
             slot,
             since: Instant::now(),
             _span: span,
         };
+        self.turn(next);
         let _ = self.events.send(Event::Started {
             slot,
             cached: self.cached,
@@ -148,12 +149,13 @@ impl Active {
                     stent.tokens_per_second = tracing::field::Empty,
                 )
             });
-            self.state = State::Decode {
+            let next = State::Decode {
                 slot,
                 started,
                 since: Instant::now(),
                 span,
             };
+            self.turn(next);
         }
         if end {
             return Some(Finish::Stop);
@@ -176,6 +178,13 @@ impl Active {
         if !text.is_empty() || !tokens.is_empty() {
             let _ = self.events.send(Event::Text { text, tokens });
         }
+    }
+
+    /// The old state's span ends here, where its subscriber is known: the registry looks for it on
+    /// this thread when it lets go of the parent.
+    fn turn(&mut self, next: State) {
+        let old = std::mem::replace(&mut self.state, next);
+        within(&self.span, || drop(old));
     }
 
     pub fn finish(mut self, finish: Finish) {
@@ -242,8 +251,11 @@ impl Active {
             events,
             ..
         } = self;
-        drop(state);
-        drop(span);
+        let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
+        tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), || {
+            drop(state);
+            drop(span);
+        });
         drop(permit);
         let _ = events.send(last);
     }
@@ -271,11 +283,19 @@ fn digest(key: &SessionKey) -> String {
     hex::encode(&hash.finalize()[..4])
 }
 
-/// Opens a span where `span` was opened: this thread has no subscriber of its own. Nothing is
-/// opened under a span that nobody records.
+/// Opens a span where `span` was opened; nothing under a span that nobody records.
 fn beneath(span: &Span, open: impl FnOnce() -> Span) -> Span {
-    span.with_subscriber(|(_, subscriber)| tracing::dispatcher::with_default(subscriber, open))
-        .unwrap_or_else(Span::none)
+    if span.is_none() {
+        Span::none()
+    } else {
+        within(span, open)
+    }
+}
+
+/// Does something where `span` was opened: this thread has no subscriber of its own.
+fn within<T>(span: &Span, action: impl FnOnce() -> T) -> T {
+    let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
+    tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), action)
 }
 
 /// The span under which `span` was opened, as the subscriber knows it.
