@@ -77,7 +77,11 @@ pub enum StartError {
     #[error("engine.model: llama.cpp cannot load {path}: {reason}")]
     Load { path: String, reason: String },
     #[error("engine: no context of {cells} KV cells for {path}: {reason}")]
-    Context { path: String, cells: u32, reason: String },
+    Context {
+        path: String,
+        cells: u32,
+        reason: String,
+    },
     #[error("engine: {0}")]
     Cpu(#[from] cpu::CpuError),
     #[error("engine: cannot start its thread: {0}")]
@@ -110,11 +114,19 @@ pub struct Running {
 #[derive(Debug)]
 pub enum Event {
     /// Waiting behind `position` others.
-    Queued { position: usize },
+    Queued {
+        position: usize,
+    },
     /// Has a slot; `cached` prompt tokens need no computing.
-    Started { slot: usize, cached: u32 },
+    Started {
+        slot: usize,
+        cached: u32,
+    },
     /// Whole characters, in order, with the ids they came from.
-    Text { text: String, tokens: Vec<Token> },
+    Text {
+        text: String,
+        tokens: Vec<Token>,
+    },
     Finished(Outcome),
     Failed(EngineError),
 }
@@ -132,8 +144,14 @@ pub struct Outcome {
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("the prompt's {prompt} tokens and {output} for the answer exceed the context of {context}")]
-    TooLong { prompt: u32, output: u32, context: u32 },
+    #[error(
+        "the prompt's {prompt} tokens and {output} for the answer exceed the context of {context}"
+    )]
+    TooLong {
+        prompt: u32,
+        output: u32,
+        context: u32,
+    },
     #[error("the engine failed in a decode step: {0}")]
     Decode(String),
     #[error("the grammar cannot be used: {0}")]

@@ -23,7 +23,10 @@ fn a_file_that_is_no_model_is_named_with_its_fault() {
     let whole = tiny::bytes(tiny::Weights::Float);
     std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let said = refused(&path);
-    assert!(said.contains("truncated") && said.contains(&whole.len().to_string()), "{said}");
+    assert!(
+        said.contains("truncated") && said.contains(&whole.len().to_string()),
+        "{said}"
+    );
     std::fs::write(&path, vec![7; 4096]).unwrap();
     assert!(refused(&path).contains("expected \"GGUF\""));
     assert!(refused(folder.path()).contains("is a directory"));
@@ -36,7 +39,10 @@ fn a_whole_file_with_a_wrong_inside_is_refused_by_llama_cpp_without_an_abort() {
     let whole = tiny::bytes(tiny::Weights::Float);
     let swap = |from: &[u8], to: &[u8]| {
         let mut bytes = whole.clone();
-        let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        let at = bytes
+            .windows(from.len())
+            .position(|window| window == from)
+            .unwrap();
         bytes[at..at + from.len()].copy_from_slice(to);
         std::fs::write(&path, bytes).unwrap();
         refused(&path)
@@ -64,11 +70,16 @@ fn child_that_cannot_lock() {
 #[test]
 fn a_lock_that_failed_is_not_claimed() {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "engine::faults::child_that_cannot_lock"]).env("STENT_TEST_NO_LOCK", "1");
+    child
+        .args(["--exact", "engine::faults::child_that_cannot_lock"])
+        .env("STENT_TEST_NO_LOCK", "1");
     // SAFETY: only system calls that are safe after a fork are made.
     unsafe {
         child.pre_exec(|| {
-            let limit = libc::rlimit { rlim_cur: 64 << 10, rlim_max: 64 << 10 };
+            let limit = libc::rlimit {
+                rlim_cur: 64 << 10,
+                rlim_max: 64 << 10,
+            };
             libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
             // CAP_IPC_LOCK would make the limit void.
             libc::prctl(libc::PR_CAPBSET_DROP, 14, 0, 0, 0);
@@ -77,7 +88,10 @@ fn a_lock_that_failed_is_not_claimed() {
     }
     let output = child.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
 }
 
 #[test]

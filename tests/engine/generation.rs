@@ -13,7 +13,10 @@ fn four_streams_are_each_what_they_are_alone() {
     let jobs = || (0..4).map(|i| job(None, prompt(i, 40 + 25 * i as usize), 60));
     let alone: Vec<_> = jobs().map(|job| bench.run(job).tokens).collect();
     let together: Vec<_> = jobs().map(|job| bench.submit(job)).collect();
-    let together: Vec<_> = together.into_iter().map(|running| collect(running).tokens).collect();
+    let together: Vec<_> = together
+        .into_iter()
+        .map(|running| collect(running).tokens)
+        .collect();
     assert_eq!(alone, together);
     assert!(alone.iter().all(|tokens| tokens.len() > 5), "{alone:?}");
     assert_ne!(alone[0], alone[1]);
@@ -22,12 +25,21 @@ fn four_streams_are_each_what_they_are_alone() {
 #[test]
 fn a_fifth_waits_and_is_told_so() {
     let bench = Bench::new(|_| {});
-    let running: Vec<_> = (0..4).map(|i| bench.submit(job(None, prompt(i, 40), 60))).collect();
+    let running: Vec<_> = (0..4)
+        .map(|i| bench.submit(job(None, prompt(i, 40), 60)))
+        .collect();
     // Longer than the others, or it would be computed before one of them.
     let mut fifth = bench.submit(job(None, prompt(9, 90), 5));
-    assert!(matches!(fifth.events.blocking_recv(), Some(Event::Queued { position: 0 })));
+    assert!(matches!(
+        fifth.events.blocking_recv(),
+        Some(Event::Queued { position: 0 })
+    ));
     assert!(collect(fifth).end.is_ok());
-    assert!(running.into_iter().all(|running| collect(running).end.is_ok()));
+    assert!(
+        running
+            .into_iter()
+            .all(|running| collect(running).end.is_ok())
+    );
 }
 
 #[test]
@@ -40,7 +52,8 @@ fn a_dropped_stream_frees_its_slot_and_its_permit() {
     assert_eq!(collect(second).end.unwrap().finish, Finish::Length);
     assert_eq!(bench.admission.taken(), 0);
     let since = Instant::now();
-    while bench.engine.status().slots[0].state != "idle" && since.elapsed() < Duration::from_secs(5) {
+    while bench.engine.status().slots[0].state != "idle" && since.elapsed() < Duration::from_secs(5)
+    {
         std::thread::yield_now();
     }
     assert_eq!(bench.engine.status().slots[0].state, "idle");
@@ -51,7 +64,11 @@ fn a_seed_gives_the_same_answer_again() {
     let bench = Bench::new(|_| {});
     let run = |seed| {
         let mut job = job(None, prompt(1, 30), 30);
-        job.sampling = Sampling { temperature: 1.0, seed, ..greedy() };
+        job.sampling = Sampling {
+            temperature: 1.0,
+            seed,
+            ..greedy()
+        };
         bench.run(job).tokens
     };
     assert_eq!(run(1), run(1));
@@ -110,7 +127,10 @@ fn a_stop_sequence_ends_the_answer_before_it() {
 #[test]
 fn what_cannot_fit_is_refused_with_all_numbers() {
     let bench = Bench::new(|_| {});
-    let error = bench.run(job(Some(session("s")), prompt(1, 500), 100)).end.unwrap_err();
+    let error = bench
+        .run(job(Some(session("s")), prompt(1, 500), 100))
+        .end
+        .unwrap_err();
     let said = "the prompt's 500 tokens and 100 for the answer exceed the context of 512";
     assert_eq!(error.to_string(), said);
 }
@@ -123,6 +143,9 @@ fn text_of_a_person_never_becomes_a_control_token() {
     assert_eq!(tokenizer.encode("<s>", Special::Parse), [bos]);
     let typed = tokenizer.encode("<s></s>", Special::AsText);
     assert!(!typed.contains(&bos) && !typed.contains(&eos), "{typed:?}");
-    let bytes: Vec<u8> = typed.iter().flat_map(|&token| tokenizer.bytes(token)).collect();
+    let bytes: Vec<u8> = typed
+        .iter()
+        .flat_map(|&token| tokenizer.bytes(token))
+        .collect();
     assert!(String::from_utf8_lossy(&bytes).ends_with("<s></s>"));
 }

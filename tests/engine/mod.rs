@@ -4,6 +4,7 @@ mod faults;
 mod generation;
 mod scripted;
 mod sessions;
+mod spans;
 mod tiny;
 
 use std::path::{Path, PathBuf};
@@ -35,7 +36,11 @@ impl Bench {
         let mut settings = settings(&tiny::write(folder.path(), tiny::Weights::Float));
         change(&mut settings);
         let engine = engine::start(&settings, &data_folder()).unwrap();
-        Self { engine, admission: Admission::new(4, 64), _folder: folder }
+        Self {
+            engine,
+            admission: Admission::new(4, 64),
+            _folder: folder,
+        }
     }
 
     fn submit(&self, job: Job) -> Running {
@@ -82,7 +87,10 @@ fn greedy() -> Sampling {
 }
 
 fn session(name: &str) -> SessionKey {
-    SessionKey { tenant: TenantId::default(), session: SessionId::parse(name).unwrap() }
+    SessionKey {
+        tenant: TenantId::default(),
+        session: SessionId::parse(name).unwrap(),
+    }
 }
 
 fn job(session: Option<SessionKey>, prompt: Vec<Token>, max_tokens: u32) -> Job {
@@ -114,7 +122,10 @@ fn collect(mut running: Running) -> Answer {
                 cached = found;
                 continue;
             }
-            Some(Event::Text { text: piece, tokens: ids }) => {
+            Some(Event::Text {
+                text: piece,
+                tokens: ids,
+            }) => {
                 text += &piece;
                 tokens.extend(ids);
                 continue;
@@ -123,6 +134,11 @@ fn collect(mut running: Running) -> Answer {
             Some(Event::Failed(error)) => Err(error),
             None => panic!("the events ended without a last one"),
         };
-        return Answer { text, tokens, cached, end };
+        return Answer {
+            text,
+            tokens,
+            cached,
+            end,
+        };
     }
 }

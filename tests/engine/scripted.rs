@@ -19,15 +19,23 @@ fn scripted(text: &str, token: Duration) -> Bench {
 #[test]
 fn it_says_its_text_to_everyone() {
     let bench = scripted("All is well today.", Duration::ZERO);
-    let prompt = bench.engine.tokenizer().encode("How are you?", Special::AsText);
-    let running: Vec<_> = (0..10).map(|_| bench.submit(job(None, prompt.clone(), 50))).collect();
+    let prompt = bench
+        .engine
+        .tokenizer()
+        .encode("How are you?", Special::AsText);
+    let running: Vec<_> = (0..10)
+        .map(|_| bench.submit(job(None, prompt.clone(), 50)))
+        .collect();
     for stream in running {
         let answer = collect(stream);
         assert_eq!(answer.text, "All is well today.");
         let outcome = answer.end.unwrap();
         assert_eq!((outcome.finish, outcome.output_tokens), (Finish::Stop, 4));
     }
-    assert_eq!(bench.run(job(None, prompt, 2)).end.unwrap().finish, Finish::Length);
+    assert_eq!(
+        bench.run(job(None, prompt, 2)).end.unwrap().finish,
+        Finish::Length
+    );
 }
 
 #[test]
@@ -41,7 +49,10 @@ fn a_step_that_hangs_makes_the_engine_unready_and_loses_its_slots() {
         }
         std::thread::yield_now();
     };
-    assert!(stalled.contains("longer than engine.stall_after = 1 s"), "{stalled}");
+    assert!(
+        stalled.contains("longer than engine.stall_after = 1 s"),
+        "{stalled}"
+    );
     let end = collect(running).end.unwrap_err();
     assert!(matches!(end, EngineError::Stalled { slot: 0, .. }), "{end}");
     assert_eq!(bench.admission.taken(), 0);

@@ -10,7 +10,9 @@ const TIE: f32 = 0.02;
 
 /// The tokens are those that the model gives when nobody else is there.
 fn assert_as_alone(alone: &Bench, prompt: &[Token], tokens: &[Token]) {
-    let right = alone.run(job(None, prompt.to_vec(), tokens.len() as u32)).tokens;
+    let right = alone
+        .run(job(None, prompt.to_vec(), tokens.len() as u32))
+        .tokens;
     let Some(at) = right.iter().zip(tokens).position(|(a, b)| a != b) else {
         return assert_eq!(right.len(), tokens.len());
     };
@@ -18,7 +20,11 @@ fn assert_as_alone(alone: &Bench, prompt: &[Token], tokens: &[Token]) {
     context.extend(&tokens[..at]);
     let mut tie = job(None, context, 1);
     tie.sampling.logit_bias = vec![(right[at], -TIE)];
-    assert_eq!(alone.run(tie).tokens, [tokens[at]], "token {at} of {tokens:?}, alone {right:?}");
+    assert_eq!(
+        alone.run(tie).tokens,
+        [tokens[at]],
+        "token {at} of {tokens:?}, alone {right:?}"
+    );
 }
 
 /// Parks and restores much: the cache holds little more than the slots need.
@@ -40,7 +46,11 @@ fn a_session_that_comes_back_reuses_its_tokens_and_says_the_same() {
     second.extend(prompt(2, 15));
     let warm = bench.run(job(Some(session("a")), second.clone(), 30));
     let cold = bench.run(job(None, second, 30));
-    assert_eq!((warm.cached, cold.cached), (99, 0), "all but the last token drawn, of 80 and 20");
+    assert_eq!(
+        (warm.cached, cold.cached),
+        (99, 0),
+        "all but the last token drawn, of 80 and 20"
+    );
     assert_eq!(warm.tokens, cold.tokens);
 }
 
@@ -94,7 +104,7 @@ fn twenty_sessions_over_four_slots_stay_apart() {
         }
         for (who, stream) in running {
             // Some people leave: whoever comes after them must not notice.
-            if random.next() % 4 == 0 {
+            if random.next().is_multiple_of(4) {
                 drop(stream);
                 continue;
             }

@@ -67,7 +67,9 @@ pub fn bytes(weights: Weights) -> Vec<u8> {
         let matrix = weights == Weights::Quantised && name.starts_with("blk.") && shape.len() == 2;
         file.text(name);
         file.0.extend((shape.len() as u32).to_le_bytes());
-        shape.iter().for_each(|dim| file.0.extend(dim.to_le_bytes()));
+        shape
+            .iter()
+            .for_each(|dim| file.0.extend(dim.to_le_bytes()));
         file.0.extend(if matrix { 2_u32 } else { 0 }.to_le_bytes());
         file.0.extend((data.len() as u64).to_le_bytes());
         let elements: u64 = shape.iter().product();
@@ -81,7 +83,8 @@ pub fn bytes(weights: Weights) -> Vec<u8> {
                 data.extend(random.next().to_le_bytes());
             }
         } else {
-            let element = |random: &mut Random| (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
+            let element =
+                |random: &mut Random| (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
             (0..elements).for_each(|_| data.extend((element(&mut random) * 0.25).to_le_bytes()));
         }
         data.resize(data.len().next_multiple_of(32), 0);
@@ -113,15 +116,23 @@ impl Writer {
         self.key("llama.attention.layer_norm_rms_epsilon", 6);
         self.0.extend(1e-5_f32.to_le_bytes());
         self.string("tokenizer.ggml.model", "llama");
-        let mut tokens = vec![("<unk>".to_owned(), 2), ("<s>".into(), 3), ("</s>".into(), 3)];
+        let mut tokens = vec![
+            ("<unk>".to_owned(), 2),
+            ("<s>".into(), 3),
+            ("</s>".into(), 3),
+        ];
         tokens.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), 6)));
         tokens.extend((b'a'..=b'z').map(|letter| (char::from(letter).to_string(), 1)));
         self.array("tokenizer.ggml.tokens", 8, tokens.len());
         tokens.iter().for_each(|(text, _)| self.text(text));
         self.array("tokenizer.ggml.scores", 6, tokens.len());
-        tokens.iter().for_each(|_| self.0.extend(0_f32.to_le_bytes()));
+        tokens
+            .iter()
+            .for_each(|_| self.0.extend(0_f32.to_le_bytes()));
         self.array("tokenizer.ggml.token_type", 5, tokens.len());
-        tokens.iter().for_each(|(_, kind)| self.0.extend(i32::to_le_bytes(*kind)));
+        tokens
+            .iter()
+            .for_each(|(_, kind)| self.0.extend(i32::to_le_bytes(*kind)));
         self.number("tokenizer.ggml.bos_token_id", 1);
         self.number("tokenizer.ggml.eos_token_id", 2);
         self.number("tokenizer.ggml.unknown_token_id", 0);

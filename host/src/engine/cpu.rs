@@ -32,29 +32,84 @@ pub struct Variant {
 const AVX: &[&str] = &["avx", "sse4_2"];
 const AVX2: &[&str] = &["avx2", "fma", "f16c", "bmi2"];
 const VNNI: &[&str] = &["avx2", "fma", "f16c", "bmi2", "avx_vnni"];
-const X512: &[&str] = &["avx2", "fma", "f16c", "bmi2", "avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw"];
-const X512_VNNI: &[&str] =
-    &["avx2", "fma", "f16c", "bmi2", "avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx512_vnni"];
+const X512: &[&str] = &[
+    "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw",
+];
+const X512_VNNI: &[&str] = &[
+    "avx2",
+    "fma",
+    "f16c",
+    "bmi2",
+    "avx512f",
+    "avx512cd",
+    "avx512vl",
+    "avx512dq",
+    "avx512bw",
+    "avx512_vnni",
+];
 const ICELAKE: &[&str] = &[
-    "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx512_vnni",
+    "avx2",
+    "fma",
+    "f16c",
+    "bmi2",
+    "avx512f",
+    "avx512cd",
+    "avx512vl",
+    "avx512dq",
+    "avx512bw",
+    "avx512_vnni",
     "avx512vbmi",
 ];
 const ZEN4: &[&str] = &[
-    "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx512_vnni",
-    "avx512vbmi", "avx512_bf16",
+    "avx2",
+    "fma",
+    "f16c",
+    "bmi2",
+    "avx512f",
+    "avx512cd",
+    "avx512vl",
+    "avx512dq",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512vbmi",
+    "avx512_bf16",
 ];
 
 /// Fastest first: prompt tokens a second of a 7B shape (8 layers) on two cores were 84.5 with zen4,
 /// 80.8 icelake, 79.4 skylakex, 57.3 alderlake, 56.8 haswell.
 const VARIANTS: &[Variant] = &[
-    Variant { name: "zen4", needs: ZEN4 },
-    Variant { name: "icelake", needs: ICELAKE },
-    Variant { name: "cascadelake", needs: X512_VNNI },
-    Variant { name: "skylakex", needs: X512 },
-    Variant { name: "alderlake", needs: VNNI },
-    Variant { name: "haswell", needs: AVX2 },
-    Variant { name: "sandybridge", needs: AVX },
-    Variant { name: "sse42", needs: &["sse4_2"] },
+    Variant {
+        name: "zen4",
+        needs: ZEN4,
+    },
+    Variant {
+        name: "icelake",
+        needs: ICELAKE,
+    },
+    Variant {
+        name: "cascadelake",
+        needs: X512_VNNI,
+    },
+    Variant {
+        name: "skylakex",
+        needs: X512,
+    },
+    Variant {
+        name: "alderlake",
+        needs: VNNI,
+    },
+    Variant {
+        name: "haswell",
+        needs: AVX2,
+    },
+    Variant {
+        name: "sandybridge",
+        needs: AVX,
+    },
+    Variant {
+        name: "sse42",
+        needs: &["sse4_2"],
+    },
 ];
 
 /// Why no CPU code could be loaded.
@@ -63,7 +118,10 @@ pub enum CpuError {
     #[error("no CPU code found: none of {tried:?} holds a libggml-cpu-*.so")]
     Missing { tried: Vec<PathBuf> },
     #[error("no CPU code works here: tried {tried:?}, the processor is {model:?}")]
-    NoneWorks { tried: Vec<&'static str>, model: String },
+    NoneWorks {
+        tried: Vec<&'static str>,
+        model: String,
+    },
 }
 
 /// The processor, as /proc/cpuinfo describes it.
@@ -86,8 +144,11 @@ pub fn load_best(data: &Path) -> Result<&'static str, CpuError> {
     let folder = find_folder()?;
     let processor = Processor::here();
     let candidates = candidates(&processor);
-    let there: Vec<_> =
-        candidates.into_iter().map(|v| (v.name, folder.join(file_name(v.name)))).filter(|(_, f)| f.is_file()).collect();
+    let there: Vec<_> = candidates
+        .into_iter()
+        .map(|v| (v.name, folder.join(file_name(v.name))))
+        .filter(|(_, f)| f.is_file())
+        .collect();
     let memory = data.join("cpu-code.json");
     let key = memory_key(&processor, &there);
     let remembered = recall(&memory, &key);
@@ -99,18 +160,30 @@ pub fn load_best(data: &Path) -> Result<&'static str, CpuError> {
         }
         if (known || probe(file)) && probe::load(file) {
             if !known {
-                remember(&memory, &Memory { key, works: Some((*name).into()) });
+                remember(
+                    &memory,
+                    &Memory {
+                        key,
+                        works: Some((*name).into()),
+                    },
+                );
             }
             return Ok(name);
         }
     }
-    Err(CpuError::NoneWorks { tried: tried(), model: processor.model })
+    Err(CpuError::NoneWorks {
+        tried: tried(),
+        model: processor.model,
+    })
 }
 
 /// The variants that the processor's flags allow, fastest first.
 pub fn candidates(processor: &Processor) -> Vec<&'static Variant> {
     let has = |flag: &&str| processor.flags.iter().any(|f| f == flag);
-    VARIANTS.iter().filter(|variant| variant.needs.iter().all(has)).collect()
+    VARIANTS
+        .iter()
+        .filter(|variant| variant.needs.iter().all(has))
+        .collect()
 }
 
 impl Processor {
@@ -128,7 +201,11 @@ impl Processor {
         };
         Self {
             model: field("model name").unwrap_or_default(),
-            flags: field("flags").unwrap_or_default().split(' ').map(str::to_owned).collect(),
+            flags: field("flags")
+                .unwrap_or_default()
+                .split(' ')
+                .map(str::to_owned)
+                .collect(),
         }
     }
 }
@@ -141,11 +218,21 @@ fn file_name(variant: &str) -> String {
 fn find_folder() -> Result<PathBuf, CpuError> {
     let exe = std::env::current_exe().unwrap_or_default();
     let beside = exe.parent().unwrap_or(Path::new("."));
-    let places = [beside.join("lib"), beside.join("../lib"), beside.join("../lib/stent")];
-    let holds = |folder: &PathBuf| VARIANTS.iter().any(|v| folder.join(file_name(v.name)).is_file());
+    let places = [
+        beside.join("lib"),
+        beside.join("../lib"),
+        beside.join("../lib/stent"),
+    ];
+    let holds = |folder: &PathBuf| {
+        VARIANTS
+            .iter()
+            .any(|v| folder.join(file_name(v.name)).is_file())
+    };
     match places.iter().find(|folder| holds(folder)) {
         Some(folder) => Ok(folder.clone()),
-        None => Err(CpuError::Missing { tried: places.into() }),
+        None => Err(CpuError::Missing {
+            tried: places.into(),
+        }),
     }
 }
 
@@ -156,7 +243,12 @@ fn probe(file: &Path) -> bool {
         return true;
     };
     let mut command = Command::new(stent);
-    command.arg(PROBE_COMMAND).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(PROBE_COMMAND)
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let works = match command.spawn() {
         Ok(mut child) => wait(&mut child),
         Err(error) => {
@@ -197,7 +289,10 @@ fn wait(child: &mut std::process::Child) -> bool {
 /// Another processor, another build or other files: probed anew.
 fn memory_key(processor: &Processor, files: &[(&str, PathBuf)]) -> String {
     let size = |file: &PathBuf| std::fs::metadata(file).map_or(0, |about| about.len());
-    let files: Vec<_> = files.iter().map(|(name, file)| format!("{name}:{}", size(file))).collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, file)| format!("{name}:{}", size(file)))
+        .collect();
     let amx = processor.flags.iter().any(|flag| flag.starts_with("amx"));
     format!("{} | amx {amx} | {}", processor.model, files.join(" "))
 }
@@ -222,8 +317,11 @@ mod tests {
     use super::*;
 
     fn best(flags: &str) -> Option<&'static str> {
-        let cpuinfo = format!("processor : 0\nmodel name : Some CPU\nflags : {flags}\n\nprocessor : 1\n");
-        candidates(&Processor::parse(&cpuinfo)).first().map(|variant| variant.name)
+        let cpuinfo =
+            format!("processor : 0\nmodel name : Some CPU\nflags : {flags}\n\nprocessor : 1\n");
+        candidates(&Processor::parse(&cpuinfo))
+            .first()
+            .map(|variant| variant.name)
     }
 
     #[test]
@@ -243,7 +341,13 @@ mod tests {
     fn a_finding_holds_for_its_processor_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data/cpu-code.json");
-        remember(&path, &Memory { key: "a".into(), works: Some("zen4".into()) });
+        remember(
+            &path,
+            &Memory {
+                key: "a".into(),
+                works: Some("zen4".into()),
+            },
+        );
         assert_eq!(recall(&path, "a").as_deref(), Some("zen4"));
         assert_eq!(recall(&path, "b"), None);
         std::fs::write(&path, "{").unwrap();

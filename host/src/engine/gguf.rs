@@ -32,7 +32,10 @@ pub struct Header {
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     #[error("engine.model: cannot open {path}: {source}, expected a GGUF file")]
-    Open { path: PathBuf, source: std::io::Error },
+    Open {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("engine.model: {path} is not a GGUF file: it starts with {found:?}, expected \"GGUF\"")]
     Magic { path: PathBuf, found: String },
     #[error("engine.model: {path} has GGUF version {found}, expected 2 or 3")]
@@ -40,18 +43,31 @@ pub enum GgufError {
     #[error("engine.model: {path} is corrupt: {what}")]
     Corrupt { path: PathBuf, what: String },
     #[error("engine.model: {path} is truncated: {found} bytes, expected at least {expected}")]
-    Truncated { path: PathBuf, found: u64, expected: u64 },
+    Truncated {
+        path: PathBuf,
+        found: u64,
+        expected: u64,
+    },
 }
 
 /// Reads and checks the header of the file at `path`.
 pub fn read(path: &Path) -> Result<Header, GgufError> {
-    let open = |source| GgufError::Open { path: path.into(), source };
+    let open = |source| GgufError::Open {
+        path: path.into(),
+        source,
+    };
     let file = File::open(path).map_err(open)?;
     let about = file.metadata().map_err(open)?;
     if about.is_dir() {
         return Err(open(std::io::ErrorKind::IsADirectory.into()));
     }
-    let reader = Reader { path, from: BufReader::with_capacity(1 << 16, file), at: 0, size: about.len(), hash: Sha256::new() };
+    let reader = Reader {
+        path,
+        from: BufReader::with_capacity(1 << 16, file),
+        at: 0,
+        size: about.len(),
+        hash: Sha256::new(),
+    };
     reader.header()
 }
 
@@ -75,11 +91,17 @@ impl<R: Read> Reader<'_, R> {
         let magic: [u8; 4] = self.bytes()?;
         if magic != *b"GGUF" {
             let found = String::from_utf8_lossy(&magic).into_owned();
-            return Err(GgufError::Magic { path: self.path.into(), found });
+            return Err(GgufError::Magic {
+                path: self.path.into(),
+                found,
+            });
         }
         let version = u32::from_le_bytes(self.bytes()?);
         if !(2..=3).contains(&version) {
-            return Err(GgufError::Version { path: self.path.into(), found: version });
+            return Err(GgufError::Version {
+                path: self.path.into(),
+                found: version,
+            });
         }
         let tensors = self.count("tensors")?;
         let keys = self.count("keys")?;
@@ -108,7 +130,9 @@ impl<R: Read> Reader<'_, R> {
             }
         }
         if !alignment.is_power_of_two() || alignment > 1 << 20 {
-            return Err(self.corrupt(format!("general.alignment is {alignment}, expected a power of two")));
+            return Err(self.corrupt(format!(
+                "general.alignment is {alignment}, expected a power of two"
+            )));
         }
         let mut weights = 0;
         for _ in 0..tensors {
@@ -117,7 +141,11 @@ impl<R: Read> Reader<'_, R> {
         let data = self.at.next_multiple_of(alignment);
         let expected = data.saturating_add(weights);
         if expected > self.size {
-            return Err(GgufError::Truncated { path: self.path.into(), found: self.size, expected });
+            return Err(GgufError::Truncated {
+                path: self.path.into(),
+                found: self.size,
+                expected,
+            });
         }
         self.hash.update(self.size.to_le_bytes());
         header.demo = header.name.as_deref() == Some("stent-demo");
@@ -130,7 +158,9 @@ impl<R: Read> Reader<'_, R> {
         let name = self.string("a tensor's name")?;
         let dims = u32::from_le_bytes(self.bytes()?);
         if !(1..=4).contains(&dims) {
-            return Err(self.corrupt(format!("tensor {name:?} has {dims} dimensions, expected 1 to 4")));
+            return Err(self.corrupt(format!(
+                "tensor {name:?} has {dims} dimensions, expected 1 to 4"
+            )));
         }
         let mut elements: u64 = 1;
         let mut row = 1;
@@ -149,7 +179,9 @@ impl<R: Read> Reader<'_, R> {
         let (block, bytes) = block(kind)
             .ok_or_else(|| self.corrupt(format!("tensor {name:?} has the unknown type {kind}")))?;
         if row % block != 0 {
-            return Err(self.corrupt(format!("tensor {name:?} has rows of {row}, expected a multiple of {block}")));
+            return Err(self.corrupt(format!(
+                "tensor {name:?} has rows of {row}, expected a multiple of {block}"
+            )));
         }
         offset
             .checked_add(elements / block * bytes)
@@ -191,7 +223,9 @@ impl<R: Read> Reader<'_, R> {
     fn count(&mut self, what: &str) -> Result<u64, GgufError> {
         let count = u64::from_le_bytes(self.bytes()?);
         if count > MAX_COUNT {
-            return Err(self.corrupt(format!("it claims {count} {what}, expected at most {MAX_COUNT}")));
+            return Err(self.corrupt(format!(
+                "it claims {count} {what}, expected at most {MAX_COUNT}"
+            )));
         }
         Ok(count)
     }
@@ -199,7 +233,9 @@ impl<R: Read> Reader<'_, R> {
     fn string(&mut self, what: &str) -> Result<String, GgufError> {
         let len = u64::from_le_bytes(self.bytes()?);
         if len > MAX_STRING {
-            return Err(self.corrupt(format!("{what} is {len} bytes long, expected at most {MAX_STRING}")));
+            return Err(self.corrupt(format!(
+                "{what} is {len} bytes long, expected at most {MAX_STRING}"
+            )));
         }
         let mut text = vec![0; len as usize];
         self.fill(&mut text)?;
@@ -214,19 +250,29 @@ impl<R: Read> Reader<'_, R> {
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), GgufError> {
         let expected = self.at + bytes.len() as u64;
-        self.from.read_exact(bytes).map_err(|source| match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                GgufError::Truncated { path: self.path.into(), found: self.size, expected }
-            }
-            _ => GgufError::Open { path: self.path.into(), source },
-        })?;
+        self.from
+            .read_exact(bytes)
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::UnexpectedEof => GgufError::Truncated {
+                    path: self.path.into(),
+                    found: self.size,
+                    expected,
+                },
+                _ => GgufError::Open {
+                    path: self.path.into(),
+                    source,
+                },
+            })?;
         self.at = expected;
         self.hash.update(&*bytes);
         Ok(())
     }
 
     fn corrupt(&self, what: String) -> GgufError {
-        GgufError::Corrupt { path: self.path.into(), what }
+        GgufError::Corrupt {
+            path: self.path.into(),
+            what,
+        }
     }
 }
 
@@ -305,23 +351,35 @@ mod tests {
     #[test]
     fn a_whole_file_is_read() {
         let header = check(&sample()).unwrap();
-        assert_eq!((header.name.as_deref(), header.context), (Some("tiny"), Some(512)));
+        assert_eq!(
+            (header.name.as_deref(), header.context),
+            (Some("tiny"), Some(512))
+        );
         assert_eq!(header.fingerprint.len(), 64);
     }
 
     #[test]
     fn each_fault_is_named() {
         let says = |bytes: &[u8]| check(bytes).unwrap_err().to_string();
-        assert!(says(b"<html>not found</html>").contains("starts with \"<htm\", expected \"GGUF\""));
+        assert!(
+            says(b"<html>not found</html>").contains("starts with \"<htm\", expected \"GGUF\"")
+        );
         let whole = sample();
         let short = says(&whole[..whole.len() - 1]);
-        let sizes = format!("truncated: {} bytes, expected at least {}", whole.len() - 1, whole.len());
+        let sizes = format!(
+            "truncated: {} bytes, expected at least {}",
+            whole.len() - 1,
+            whole.len()
+        );
         assert!(short.contains(&sizes), "{short}");
         let mut old = whole.clone();
         old[4] = 1;
         assert!(says(&old).contains("version 1, expected 2 or 3"));
         let missing = read(Path::new("/nowhere/x.gguf")).unwrap_err().to_string();
-        assert!(missing.contains("/nowhere/x.gguf") && missing.contains("No such file"), "{missing}");
+        assert!(
+            missing.contains("/nowhere/x.gguf") && missing.contains("No such file"),
+            "{missing}"
+        );
         assert!(says(b"").contains("truncated"));
     }
 

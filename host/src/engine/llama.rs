@@ -36,7 +36,13 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     let before = memory::locked();
     let model = Arc::new(load(backend, settings)?);
     let lock = if settings.mlock {
-        memory::judge(model.size(), before, memory::locked(), log::lock_refused(), memory::limit())
+        memory::judge(
+            model.size(),
+            before,
+            memory::locked(),
+            log::lock_refused(),
+            memory::limit(),
+        )
     } else {
         Lock::NotAsked
     };
@@ -59,7 +65,9 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     let limits = limits(settings, &model);
     let parts = Parts {
         model: info,
-        tokenizer: Arc::new(Vocabulary { model: Arc::clone(&model) }),
+        tokenizer: Arc::new(Vocabulary {
+            model: Arc::clone(&model),
+        }),
         stall_after: settings.stall_after,
         locked_bytes: match lock {
             Lock::Locked { bytes, .. } => bytes,
@@ -70,7 +78,11 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     let path = settings.model.display().to_string();
     let handle = worker::start(parts, move |run| {
         let mut device = Device::open(backend, &model, &limits, shape).map_err(|reason| {
-            StartError::Context { path, cells: limits.cells, reason }
+            StartError::Context {
+                path,
+                cells: limits.cells,
+                reason,
+            }
         })?;
         run(&mut device);
         Ok::<(), StartError>(())
@@ -112,7 +124,11 @@ fn load(backend: &LlamaBackend, settings: &Settings) -> Result<LlamaModel, Start
 }
 
 fn info(header: &Header, model: &LlamaModel, settings: &Settings) -> ModelInfo {
-    let stem = settings.model.file_stem().unwrap_or_default().to_string_lossy();
+    let stem = settings
+        .model
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy();
     let vocabulary = model.vocab();
     ModelInfo {
         name: header.name.clone().unwrap_or_else(|| stem.into_owned()),
@@ -127,7 +143,8 @@ fn info(header: &Header, model: &LlamaModel, settings: &Settings) -> ModelInfo {
 
 fn limits(settings: &Settings, model: &LlamaModel) -> Limits {
     // K and V of one token in every layer, two bytes a number.
-    let width = model.n_embd() as u64 / u64::from(model.n_head().max(1)) * u64::from(model.n_head_kv());
+    let width =
+        model.n_embd() as u64 / u64::from(model.n_head().max(1)) * u64::from(model.n_head_kv());
     Limits {
         slots: settings.slots as usize,
         context: settings.n_ctx as usize,
@@ -171,7 +188,10 @@ struct Vocabulary {
 impl Tokenizer for Vocabulary {
     fn encode(&self, text: &str, special: Special) -> Vec<Token> {
         // Begin and end tokens are placed by whoever builds the prompt.
-        let tokens = self.model.vocab().tokenize(text.as_bytes(), false, special == Special::Parse);
+        let tokens = self
+            .model
+            .vocab()
+            .tokenize(text.as_bytes(), false, special == Special::Parse);
         tokens.into_iter().map(|LlamaToken(token)| token).collect()
     }
 

@@ -7,8 +7,15 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
     NotAsked,
-    Locked { bytes: u64, model: u64 },
-    Failed { locked: u64, wanted: u64, limit: Option<u64> },
+    Locked {
+        bytes: u64,
+        model: u64,
+    },
+    Failed {
+        locked: u64,
+        wanted: u64,
+        limit: Option<u64>,
+    },
 }
 
 /// Says what the kernel has locked of the `wanted` bytes since `before`; `refused`: whether a call
@@ -16,9 +23,16 @@ pub enum Lock {
 pub fn judge(wanted: u64, before: u64, after: u64, refused: bool, limit: Option<u64>) -> Lock {
     let locked = after.saturating_sub(before);
     if refused || locked == 0 {
-        Lock::Failed { locked, wanted, limit }
+        Lock::Failed {
+            locked,
+            wanted,
+            limit,
+        }
     } else {
-        Lock::Locked { bytes: locked, model: wanted }
+        Lock::Locked {
+            bytes: locked,
+            model: wanted,
+        }
     }
 }
 
@@ -29,14 +43,19 @@ pub fn locked() -> u64 {
 }
 
 fn vm_lck(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmLck:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
 /// RLIMIT_MEMLOCK of this process; `None`: unlimited.
 pub fn limit() -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: getrlimit writes one rlimit to the valid pointer that it is given.
     let failed = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0;
     (!failed && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
@@ -47,16 +66,28 @@ impl fmt::Display for Lock {
         match *self {
             Lock::NotAsked => write!(f, "engine.mlock is off: the model may be swapped out"),
             Lock::Locked { bytes, model } => {
-                write!(f, "{} of the model's {} MiB are locked in RAM", bytes >> 20, model >> 20)?;
+                write!(
+                    f,
+                    "{} of the model's {} MiB are locked in RAM",
+                    bytes >> 20,
+                    model >> 20
+                )?;
                 if bytes + model / 16 < model {
                     // Such copies live in ordinary memory, which mlock does not cover.
                     write!(f, "; the rest is stored anew in a form that suits the CPU")?;
                 }
                 Ok(())
             }
-            Lock::Failed { locked, wanted, limit } => {
+            Lock::Failed {
+                locked,
+                wanted,
+                limit,
+            } => {
                 let (locked, wanted) = (locked >> 10, wanted >> 10);
-                write!(f, "engine.mlock: only {locked} of {wanted} KiB are locked in RAM, ")?;
+                write!(
+                    f,
+                    "engine.mlock: only {locked} of {wanted} KiB are locked in RAM, "
+                )?;
                 match limit {
                     Some(limit) => write!(
                         f,
@@ -78,8 +109,17 @@ mod tests {
     #[test]
     fn a_lock_that_did_not_happen_is_never_claimed() {
         let locked = judge(4000, 100, 4100, false, None);
-        assert_eq!(locked, Lock::Locked { bytes: 4000, model: 4000 });
-        assert!(matches!(judge(4000, 100, 100, false, None), Lock::Failed { .. }));
+        assert_eq!(
+            locked,
+            Lock::Locked {
+                bytes: 4000,
+                model: 4000
+            }
+        );
+        assert!(matches!(
+            judge(4000, 100, 100, false, None),
+            Lock::Failed { .. }
+        ));
         let failed = judge(4 << 20, 0, 64 << 10, true, Some(64 << 10));
         assert_eq!(
             failed.to_string(),
@@ -90,7 +130,10 @@ mod tests {
 
     #[test]
     fn the_kernels_words_are_understood() {
-        assert_eq!(vm_lck("VmPeak:\t 1 kB\nVmLck:\t    2048 kB\nVmPin:\t0 kB\n"), Some(2 << 20));
+        assert_eq!(
+            vm_lck("VmPeak:\t 1 kB\nVmLck:\t    2048 kB\nVmPin:\t0 kB\n"),
+            Some(2 << 20)
+        );
         assert_eq!(vm_lck("nothing"), None);
     }
 }

@@ -41,7 +41,13 @@ impl Sampler {
     pub fn new(how: Sampling, grammar: Option<Box<dyn Grammar>>, prompt: &[Token]) -> Self {
         let recent = prompt[prompt.len().saturating_sub(PENALTY_WINDOW)..].to_vec();
         let random = Random(how.seed);
-        Self { how, grammar, random, recent, candidates: Vec::new() }
+        Self {
+            how,
+            grammar,
+            random,
+            recent,
+            candidates: Vec::new(),
+        }
     }
 
     /// The next token.
@@ -100,9 +106,15 @@ impl Sampler {
     fn load(&mut self, logits: &[f32]) {
         self.candidates.clear();
         let all = logits.iter().enumerate();
-        self.candidates.extend(all.map(|(i, &logit)| Candidate { token: i as Token, logit }));
+        self.candidates.extend(all.map(|(i, &logit)| Candidate {
+            token: i as Token,
+            logit,
+        }));
         for &(token, bias) in &self.how.logit_bias {
-            if let Some(candidate) = usize::try_from(token).ok().and_then(|i| self.candidates.get_mut(i)) {
+            if let Some(candidate) = usize::try_from(token)
+                .ok()
+                .and_then(|i| self.candidates.get_mut(i))
+            {
                 candidate.logit += bias;
             }
         }
@@ -117,7 +129,10 @@ impl Sampler {
             *counts.entry(token).or_default() += 1;
         }
         for (token, count) in counts {
-            let Some(candidate) = usize::try_from(token).ok().and_then(|i| self.candidates.get_mut(i)) else {
+            let Some(candidate) = usize::try_from(token)
+                .ok()
+                .and_then(|i| self.candidates.get_mut(i))
+            else {
                 continue;
             };
             let repeat = self.how.repeat_penalty;
@@ -126,27 +141,33 @@ impl Sampler {
             } else {
                 candidate.logit *= repeat;
             }
-            candidate.logit -= self.how.presence_penalty + count as f32 * self.how.frequency_penalty;
+            candidate.logit -=
+                self.how.presence_penalty + count as f32 * self.how.frequency_penalty;
         }
     }
 
     fn allowed(&mut self, token: Token) -> bool {
-        let Some(grammar) = &mut self.grammar else { return true };
+        let Some(grammar) = &mut self.grammar else {
+            return true;
+        };
         let mut one = vec![Candidate { token, logit: 0.0 }];
         grammar.filter(&mut one);
-        one.first().is_some_and(|candidate| candidate.logit > f32::NEG_INFINITY)
+        one.first()
+            .is_some_and(|candidate| candidate.logit > f32::NEG_INFINITY)
     }
 
     /// Draws from the loaded candidates; at least one has a finite logit.
     fn choose(&mut self, chance: f64) -> Token {
         let candidates = &mut self.candidates;
         if self.how.temperature <= 0.0 {
-            let best = candidates.iter().copied().reduce(|a, b| if b.logit > a.logit { b } else { a });
+            let best = candidates
+                .iter()
+                .copied()
+                .reduce(|a, b| if b.logit > a.logit { b } else { a });
             return best.map_or(0, |best| best.token);
         }
-        let by_logit = |a: &Candidate, b: &Candidate| {
-            b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
-        };
+        let by_logit =
+            |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
         let keep = usize::try_from(self.how.top_k).unwrap_or(0);
         if keep > 0 && keep < candidates.len() {
             candidates.select_nth_unstable_by(keep - 1, by_logit);
@@ -154,7 +175,8 @@ impl Sampler {
         }
         candidates.sort_unstable_by(by_logit);
         let top = candidates[0].logit;
-        let weight = |c: &Candidate, temperature: f32| f64::from((c.logit - top) / temperature).exp();
+        let weight =
+            |c: &Candidate, temperature: f32| f64::from((c.logit - top) / temperature).exp();
         if self.how.top_p < 1.0 {
             let total: f64 = candidates.iter().map(|c| weight(c, 1.0)).sum();
             let mut sum = 0.0;
@@ -243,16 +265,34 @@ mod tests {
     fn greedy_takes_the_largest_after_bias_and_penalties() {
         let logits = [0.5, 2.0, 1.9];
         assert_eq!(draw(greedy(), &logits), 1);
-        assert_eq!(draw(Sampling { logit_bias: vec![(0, 5.0), (99, 1.0), (-3, 1.0)], ..greedy() }, &logits), 0);
-        let how = Sampling { repeat_penalty: 1.2, ..greedy() };
+        assert_eq!(
+            draw(
+                Sampling {
+                    logit_bias: vec![(0, 5.0), (99, 1.0), (-3, 1.0)],
+                    ..greedy()
+                },
+                &logits
+            ),
+            0
+        );
+        let how = Sampling {
+            repeat_penalty: 1.2,
+            ..greedy()
+        };
         assert_eq!(Sampler::new(how, None, &[1]).draw(&logits).unwrap(), 2);
-        let how = Sampling { frequency_penalty: 0.2, ..greedy() };
+        let how = Sampling {
+            frequency_penalty: 0.2,
+            ..greedy()
+        };
         assert_eq!(Sampler::new(how, None, &[1]).draw(&logits).unwrap(), 2);
     }
 
     #[test]
     fn draws_follow_the_softmax() {
-        let how = Sampling { temperature: 1.0, ..greedy() };
+        let how = Sampling {
+            temperature: 1.0,
+            ..greedy()
+        };
         let shares = shares(&how, &[0.0, (2.0_f32).ln(), (5.0_f32).ln()]);
         for (share, right) in shares.iter().zip([0.125, 0.25, 0.625]) {
             assert!((share - right).abs() < 0.03, "{shares:?}");
@@ -261,22 +301,63 @@ mod tests {
 
     #[test]
     fn each_cut_removes_the_tail() {
-        let logits = [(0.5_f32).ln(), (0.3_f32).ln(), (0.15_f32).ln(), (0.05_f32).ln()];
-        let zeroes = |how| shares(&how, &logits).iter().filter(|&&share| share == 0.0).count();
-        let hot = Sampling { temperature: 1.0, ..greedy() };
-        assert_eq!(zeroes(Sampling { top_k: 2, ..hot.clone() }), 2);
-        assert_eq!(zeroes(Sampling { top_p: 0.75, ..hot.clone() }), 2);
-        assert_eq!(zeroes(Sampling { min_p: 0.2, ..hot.clone() }), 1);
-        assert_eq!(zeroes(Sampling { top_p: 0.0, ..hot }), 3, "one token is always left");
+        let logits = [
+            (0.5_f32).ln(),
+            (0.3_f32).ln(),
+            (0.15_f32).ln(),
+            (0.05_f32).ln(),
+        ];
+        let zeroes = |how| {
+            shares(&how, &logits)
+                .iter()
+                .filter(|&&share| share == 0.0)
+                .count()
+        };
+        let hot = Sampling {
+            temperature: 1.0,
+            ..greedy()
+        };
+        assert_eq!(
+            zeroes(Sampling {
+                top_k: 2,
+                ..hot.clone()
+            }),
+            2
+        );
+        assert_eq!(
+            zeroes(Sampling {
+                top_p: 0.75,
+                ..hot.clone()
+            }),
+            2
+        );
+        assert_eq!(
+            zeroes(Sampling {
+                min_p: 0.2,
+                ..hot.clone()
+            }),
+            1
+        );
+        assert_eq!(
+            zeroes(Sampling { top_p: 0.0, ..hot }),
+            3,
+            "one token is always left"
+        );
     }
 
     #[test]
     fn a_seed_fixes_the_answer() {
         let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.37).sin()).collect();
         let run = |seed| {
-            let how = Sampling { temperature: 1.0, seed, ..greedy() };
+            let how = Sampling {
+                temperature: 1.0,
+                seed,
+                ..greedy()
+            };
             let mut sampler = Sampler::new(how, None, &[]);
-            (0..20).map(|_| sampler.draw(&logits).unwrap()).collect::<Vec<_>>()
+            (0..20)
+                .map(|_| sampler.draw(&logits).unwrap())
+                .collect::<Vec<_>>()
         };
         assert_eq!(run(7), run(7));
         assert_ne!(run(7), run(8));
@@ -292,7 +373,11 @@ mod tests {
             }
         }
         fn accept(&mut self, token: Token) -> Result<(), String> {
-            if token % 2 == 0 { Ok(()) } else { Err("odd".into()) }
+            if token % 2 == 0 {
+                Ok(())
+            } else {
+                Err("odd".into())
+            }
         }
     }
 

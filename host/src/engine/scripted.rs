@@ -22,8 +22,12 @@ const TOKEN_BYTES: usize = 3;
 
 /// Starts it. The settings are valid.
 pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
-    let words: Arc<[String]> =
-        settings.script.text.split_inclusive(' ').map(str::to_owned).collect();
+    let words: Arc<[String]> = settings
+        .script
+        .text
+        .split_inclusive(' ')
+        .map(str::to_owned)
+        .collect();
     let parts = Parts {
         model: ModelInfo {
             name: "scripted".into(),
@@ -34,7 +38,9 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
             eos: EOS,
             demo: false,
         },
-        tokenizer: Arc::new(Words { words: Arc::clone(&words) }),
+        tokenizer: Arc::new(Words {
+            words: Arc::clone(&words),
+        }),
         limits: Limits {
             slots: settings.slots as usize,
             context: settings.n_ctx as usize,
@@ -56,7 +62,12 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
     };
     let Script { token, prefill, .. } = settings.script;
     let handle = worker::start(parts, move |run| {
-        run(&mut Speaker { words: words.len(), token, prefill, rows: Vec::new() });
+        run(&mut Speaker {
+            words: words.len(),
+            token,
+            prefill,
+            rows: Vec::new(),
+        });
         Ok::<(), StartError>(())
     })?;
     Ok(Arc::new(handle))
@@ -71,12 +82,17 @@ impl Tokenizer for Words {
     fn encode(&self, text: &str, special: Special) -> Vec<Token> {
         let mut tokens = Vec::new();
         let mut rest = text;
-        while special == Special::Parse {
-            let Some(at) = rest.find("<s>").into_iter().chain(rest.find("</s>")).min() else { break };
-            pack(&rest[..at], &mut tokens);
-            let ends = rest[at..].starts_with("</s>");
-            tokens.push(if ends { EOS } else { BOS });
-            rest = &rest[at + if ends { 4 } else { 3 }..];
+        if special == Special::Parse {
+            while let Some(at) = rest.find("<s>").into_iter().chain(rest.find("</s>")).min() {
+                pack(&rest[..at], &mut tokens);
+                let (token, len) = if rest[at..].starts_with("</s>") {
+                    (EOS, 4)
+                } else {
+                    (BOS, 3)
+                };
+                tokens.push(token);
+                rest = &rest[at + len..];
+            }
         }
         pack(rest, &mut tokens);
         tokens
@@ -85,7 +101,9 @@ impl Tokenizer for Words {
     fn bytes(&self, token: Token) -> Vec<u8> {
         if token >= WORDS {
             let word = self.words.get((token - WORDS) as usize);
-            return word.map(|word| word.clone().into_bytes()).unwrap_or_default();
+            return word
+                .map(|word| word.clone().into_bytes())
+                .unwrap_or_default();
         }
         if token < BYTES {
             return Vec::new();
@@ -98,7 +116,9 @@ impl Tokenizer for Words {
 
 fn pack(text: &str, tokens: &mut Vec<Token>) {
     tokens.extend(text.as_bytes().chunks(TOKEN_BYTES).map(|chunk| {
-        let packed = chunk.iter().fold(0, |packed, &byte| packed << 8 | Token::from(byte));
+        let packed = chunk
+            .iter()
+            .fold(0, |packed, &byte| packed << 8 | Token::from(byte));
         BYTES | (chunk.len() as Token) << 24 | packed
     }));
 }
@@ -137,8 +157,16 @@ impl Device for Speaker {
 
     fn draw(&mut self, row: usize, _: &mut Sampler) -> Result<Token, String> {
         let before = self.rows[row].token;
-        let next = if before >= WORDS { before - WORDS + 1 } else { 0 };
-        Ok(if (next as usize) < self.words { WORDS + next } else { EOS })
+        let next = if before >= WORDS {
+            before - WORDS + 1
+        } else {
+            0
+        };
+        Ok(if (next as usize) < self.words {
+            WORDS + next
+        } else {
+            EOS
+        })
     }
 
     fn is_end(&self, token: Token) -> bool {
@@ -152,10 +180,15 @@ mod tests {
 
     #[test]
     fn text_survives_its_tokens() {
-        let words = Words { words: Arc::new([]) };
+        let words = Words {
+            words: Arc::new([]),
+        };
         for text in ["", "a", "ab", "abc", "abcd", "Grüße, </s> Welt"] {
             let tokens = words.encode(text, Special::AsText);
-            let bytes: Vec<u8> = tokens.iter().flat_map(|&token| words.bytes(token)).collect();
+            let bytes: Vec<u8> = tokens
+                .iter()
+                .flat_map(|&token| words.bytes(token))
+                .collect();
             assert_eq!(bytes, text.as_bytes());
             assert!(!tokens.contains(&EOS));
         }

@@ -239,7 +239,10 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let text = toml::to_string(&Settings::default()).unwrap();
-        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), Settings::default());
+        assert_eq!(
+            toml::from_str::<Settings>(&text).unwrap(),
+            Settings::default()
+        );
     }
 
     #[test]

@@ -56,7 +56,11 @@ impl Assembler {
             }
         }
         self.tokens.push((token, self.seen + self.bytes.len()));
-        let stop = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        let stop = self
+            .stops
+            .iter()
+            .filter_map(|stop| self.held.find(stop.as_str()))
+            .min();
         match stop {
             Some(at) => {
                 self.held.truncate(at);
@@ -111,7 +115,8 @@ impl Assembler {
     fn partial_stop(&self) -> usize {
         let longest = |stop: &String| {
             let most = stop.len().min(self.held.len() + 1) - 1;
-            let fits = |&len: &usize| stop.is_char_boundary(len) && self.held.ends_with(&stop[..len]);
+            let fits =
+                |&len: &usize| stop.is_char_boundary(len) && self.held.ends_with(&stop[..len]);
             (1..=most).rev().find(fits).unwrap_or(0)
         };
         self.stops.iter().map(longest).max().unwrap_or(0)
@@ -120,7 +125,11 @@ impl Assembler {
     fn send(&mut self, len: usize) -> Piece {
         let text: String = self.held.drain(..len).collect();
         self.sent += text.len();
-        let whole = self.tokens.iter().take_while(|(_, end)| *end <= self.sent).count();
+        let whole = self
+            .tokens
+            .iter()
+            .take_while(|(_, end)| *end <= self.sent)
+            .count();
         let tokens = self.tokens.drain(..whole).map(|(token, _)| token).collect();
         Piece { text, tokens }
     }
@@ -151,18 +160,37 @@ mod tests {
     #[test]
     fn a_split_character_waits_for_its_end() {
         let mut assembler = Assembler::new(Vec::new());
-        assert_eq!(assembler.push(1, b" a\xe2\x82").0, Piece { text: "a".into(), tokens: vec![] });
+        assert_eq!(
+            assembler.push(1, b" a\xe2\x82").0,
+            Piece {
+                text: "a".into(),
+                tokens: vec![]
+            }
+        );
         let (piece, _) = assembler.push(2, b"\xac!");
-        assert_eq!(piece, Piece { text: "€!".into(), tokens: vec![1, 2] });
+        assert_eq!(
+            piece,
+            Piece {
+                text: "€!".into(),
+                tokens: vec![1, 2]
+            }
+        );
         assert_eq!(run(&[b"x\xe2\x82"], &[]).0, "x\u{fffd}");
         assert_eq!(run(&[b"\xff\xfeok"], &[]).0, "\u{fffd}\u{fffd}ok");
     }
 
     #[test]
     fn a_stop_sequence_across_tokens_is_never_sent() {
-        let (text, tokens, stopped) = run(&[b" one", b" tw", b"o [/", b"IN", b"ST] more"], &["[/INST]"]);
+        let (text, tokens, stopped) = run(
+            &[b" one", b" tw", b"o [/", b"IN", b"ST] more"],
+            &["[/INST]"],
+        );
         assert_eq!((text.as_str(), stopped), ("one two ", true));
-        assert_eq!(tokens, [0, 1], "the third token is half of the stop sequence");
+        assert_eq!(
+            tokens,
+            [0, 1],
+            "the third token is half of the stop sequence"
+        );
         assert_eq!(run(&[b"a [/", b"IX"], &["[/INST]"]).0, "a [/IX");
     }
 

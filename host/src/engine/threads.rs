@@ -27,21 +27,30 @@ pub fn clamp(key: &str, asked: u32, machine: Machine) -> Clamped {
     let Machine { affinity, quota } = machine;
     let most = affinity.min(quota.unwrap_or(u32::MAX)).max(1);
     if asked <= most {
-        return Clamped { threads: asked, reason: None };
+        return Clamped {
+            threads: asked,
+            reason: None,
+        };
     }
     let limit = match quota {
         Some(quota) if quota < affinity => format!("the cgroup's quota is {most} CPUs"),
         _ => format!("this process may use {most} CPUs"),
     };
     let reason = format!("engine.{key}: {asked} asked for, {most} used, because {limit}");
-    Clamped { threads: most, reason: Some(reason) }
+    Clamped {
+        threads: most,
+        reason: Some(reason),
+    }
 }
 
 impl Machine {
     /// The limits of this process.
     pub fn here() -> Self {
         let affinity = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Self { affinity, quota: quota(Path::new("/sys/fs/cgroup"), Path::new("/proc/self/cgroup")) }
+        Self {
+            affinity,
+            quota: quota(Path::new("/sys/fs/cgroup"), Path::new("/proc/self/cgroup")),
+        }
     }
 }
 
@@ -53,26 +62,43 @@ pub fn quota(root: &Path, own: &Path) -> Option<u32> {
     let v1 = own.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
         let controllers = fields.nth(1)?;
-        controllers.split(',').any(|c| c == "cpu").then(|| fields.next())?
+        controllers
+            .split(',')
+            .any(|c| c == "cpu")
+            .then(|| fields.next())?
     });
-    let from_v2 = v2.and_then(|path| tightest(root, path, |dir| {
-        let text = std::fs::read_to_string(dir.join("cpu.max")).ok()?;
-        let (quota, period) = text.trim().split_once(' ')?;
-        Some((quota.parse().ok()?, period.parse().ok()?))
-    }));
-    let from_v1 = v1.and_then(|path| tightest(&root.join("cpu"), path.trim_start_matches('/'), |dir| {
-        let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok();
-        Some((read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?))
-    }));
+    let from_v2 = v2.and_then(|path| {
+        tightest(root, path, |dir| {
+            let text = std::fs::read_to_string(dir.join("cpu.max")).ok()?;
+            let (quota, period) = text.trim().split_once(' ')?;
+            Some((quota.parse().ok()?, period.parse().ok()?))
+        })
+    });
+    let from_v1 = v1.and_then(|path| {
+        tightest(&root.join("cpu"), path.trim_start_matches('/'), |dir| {
+            let read = |name: &str| {
+                std::fs::read_to_string(dir.join(name))
+                    .ok()?
+                    .trim()
+                    .parse()
+                    .ok()
+            };
+            Some((read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?))
+        })
+    });
     from_v2.into_iter().chain(from_v1).min()
 }
 
 fn tightest(root: &Path, path: &str, read: impl Fn(&Path) -> Option<(i64, i64)>) -> Option<u32> {
     let below = root.join(path);
-    let quotas = below.ancestors().take_while(|dir| dir.starts_with(root)).filter_map(read);
+    let quotas = below
+        .ancestors()
+        .take_while(|dir| dir.starts_with(root))
+        .filter_map(read);
     let cpus = quotas.filter(|&(quota, period)| quota > 0 && period > 0);
     // A quota of half a CPU still needs one thread.
-    cpus.map(|(quota, period)| u32::try_from(quota / period).unwrap_or(u32::MAX).max(1)).min()
+    cpus.map(|(quota, period)| u32::try_from(quota / period).unwrap_or(u32::MAX).max(1))
+        .min()
 }
 
 #[cfg(test)]
@@ -89,10 +115,28 @@ mod tests {
         assert_eq!(threads(8, 16, Some(3)), 3);
         assert_eq!(threads(8, 16, Some(40)), 8);
         assert_eq!(threads(8, 0, Some(0)), 1);
-        let clamped = clamp("threads", 8, Machine { affinity: 4, quota: Some(2) });
+        let clamped = clamp(
+            "threads",
+            8,
+            Machine {
+                affinity: 4,
+                quota: Some(2),
+            },
+        );
         let said = "engine.threads: 8 asked for, 2 used, because the cgroup's quota is 2 CPUs";
         assert_eq!(clamped.reason.as_deref(), Some(said));
-        assert_eq!(clamp("threads", 2, Machine { affinity: 4, quota: None }).reason, None);
+        assert_eq!(
+            clamp(
+                "threads",
+                2,
+                Machine {
+                    affinity: 4,
+                    quota: None
+                }
+            )
+            .reason,
+            None
+        );
     }
 
     #[test]

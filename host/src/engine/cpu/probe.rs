@@ -17,7 +17,9 @@ const TOLERANCE: f32 = 0.1;
 
 /// Loads the kernels in `file` into this process.
 pub fn load(file: &Path) -> bool {
-    let Ok(path) = CString::new(file.as_os_str().as_encoded_bytes()) else { return false };
+    let Ok(path) = CString::new(file.as_os_str().as_encoded_bytes()) else {
+        return false;
+    };
     // SAFETY: the path is a C string; ggml checks the file's version before it uses it.
     !unsafe { ggml::ggml_backend_load(path.as_ptr()) }.is_null()
 }
@@ -27,7 +29,11 @@ pub fn child_main(file: &Path) -> ExitCode {
     // SAFETY: a null callback argument is allowed; the callback ignores what it gets.
     unsafe { ggml::ggml_log_set(Some(silent), std::ptr::null_mut()) };
     let works = load(file) && multiplies_right();
-    if works { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if works {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 unsafe extern "C" fn silent(_: ggml::ggml_log_level, _: *const std::ffi::c_char, _: *mut c_void) {}
@@ -44,16 +50,25 @@ fn multiplies_right() -> bool {
         if backend.is_null() {
             return false;
         }
-        let types = [ggml::GGML_TYPE_Q4_K, ggml::GGML_TYPE_Q6_K, ggml::GGML_TYPE_Q8_0, ggml::GGML_TYPE_F16];
+        let types = [
+            ggml::GGML_TYPE_Q4_K,
+            ggml::GGML_TYPE_Q6_K,
+            ggml::GGML_TYPE_Q8_0,
+            ggml::GGML_TYPE_F16,
+        ];
         buffer_types(device).into_iter().all(|buffers| {
-            types.iter().all(|&kind| ROWS.iter().all(|&rows| multiply(backend, buffers, kind, rows)))
+            types.iter().all(|&kind| {
+                ROWS.iter()
+                    .all(|&rows| multiply(backend, buffers, kind, rows))
+            })
         })
     }
 }
 
 /// The plain memory and those in which the kernels keep weights in an order of their own.
 unsafe fn buffer_types(device: ggml::ggml_backend_dev_t) -> Vec<ggml::ggml_backend_buffer_type_t> {
-    type Extra = unsafe extern "C" fn(ggml::ggml_backend_dev_t) -> *mut ggml::ggml_backend_buffer_type_t;
+    type Extra =
+        unsafe extern "C" fn(ggml::ggml_backend_dev_t) -> *mut ggml::ggml_backend_buffer_type_t;
     const NAME: &CStr = c"ggml_backend_dev_get_extra_bufts";
     // SAFETY: the device is valid; the address that ggml gives for this name is a function of type
     // `Extra`, which returns a list that ends with null.
@@ -82,11 +97,17 @@ unsafe fn multiply(
 ) -> bool {
     let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
     let weights: Vec<f32> = (0..(WIDTH * HEIGHT) as usize).map(value).collect();
-    let input: Vec<f32> = (0..(WIDTH * rows) as usize).map(|i| value(i * 3 + 1)).collect();
+    let input: Vec<f32> = (0..(WIDTH * rows) as usize)
+        .map(|i| value(i * 3 + 1))
+        .collect();
     // SAFETY: all tensors live in contexts made here; sizes of the copies are those of the tensors.
     unsafe {
         let context = || {
-            ggml::ggml_init(ggml::ggml_init_params { mem_size: 1 << 20, mem_buffer: std::ptr::null_mut(), no_alloc: true })
+            ggml::ggml_init(ggml::ggml_init_params {
+                mem_size: 1 << 20,
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            })
         };
         let (stored, computed) = (context(), context());
         let a = ggml::ggml_new_tensor_2d(stored, kind, WIDTH, HEIGHT);
@@ -98,7 +119,15 @@ unsafe fn multiply(
             return false;
         }
         let mut packed = vec![0_u8; ggml::ggml_nbytes(a)];
-        ggml::ggml_quantize_chunk(kind, weights.as_ptr(), packed.as_mut_ptr().cast(), 0, HEIGHT, WIDTH, std::ptr::null());
+        ggml::ggml_quantize_chunk(
+            kind,
+            weights.as_ptr(),
+            packed.as_mut_ptr().cast(),
+            0,
+            HEIGHT,
+            WIDTH,
+            std::ptr::null(),
+        );
         // A kind that the memory does not take is left to the plain memory.
         let device = ggml::ggml_backend_get_device(backend);
         if !ggml::ggml_backend_dev_supports_op(device, out) {
@@ -121,7 +150,11 @@ unsafe fn multiply(
 unsafe fn computed_graph_context() -> *mut ggml::ggml_context {
     // SAFETY: ggml allocates the memory itself.
     unsafe {
-        ggml::ggml_init(ggml::ggml_init_params { mem_size: 1 << 20, mem_buffer: std::ptr::null_mut(), no_alloc: false })
+        ggml::ggml_init(ggml::ggml_init_params {
+            mem_size: 1 << 20,
+            mem_buffer: std::ptr::null_mut(),
+            no_alloc: false,
+        })
     }
 }
 

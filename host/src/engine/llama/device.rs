@@ -66,7 +66,12 @@ impl<'m> Device<'m> {
         let context =
             made.map_err(|error| log::last_error().unwrap_or_else(|| error.to_string()))?;
         let batch = LlamaBatch::new(shape.n_batch as usize, 1);
-        Ok(Self { model, context, batch, parked: HashMap::new() })
+        Ok(Self {
+            model,
+            context,
+            batch,
+            parked: HashMap::new(),
+        })
     }
 
     /// The logits after row `row` of the last step; that row asked for them.
@@ -128,7 +133,9 @@ impl worker::Device for Device<'_> {
             }
             Op::Share { from, to, len } => {
                 let shared = self.context.kv_cache_seq_cp(from, to, Some(0), Some(len));
-                shared.map_err(|error| OpError::Broken(format!("sequence {from} cannot be shared: {error}")))
+                shared.map_err(|error| {
+                    OpError::Broken(format!("sequence {from} cannot be shared: {error}"))
+                })
             }
         }
     }
@@ -137,10 +144,17 @@ impl worker::Device for Device<'_> {
         self.batch.clear();
         for row in rows {
             self.batch
-                .add(LlamaToken(row.token), row.pos as i32, &[row.seq], row.logits)
+                .add(
+                    LlamaToken(row.token),
+                    row.pos as i32,
+                    &[row.seq],
+                    row.logits,
+                )
                 .map_err(|error| error.to_string())?;
         }
-        self.context.decode(&mut self.batch).map_err(|error| error.to_string())
+        self.context
+            .decode(&mut self.batch)
+            .map_err(|error| error.to_string())
     }
 
     fn draw(&mut self, row: usize, sampler: &mut Sampler) -> Result<Token, String> {

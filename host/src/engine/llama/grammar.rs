@@ -20,18 +20,27 @@ pub struct Gbnf {
 
 impl Gbnf {
     pub fn new(model: &Arc<LlamaModel>, text: &str) -> Result<Self, String> {
-        let sampler = LlamaSampler::grammar(model, text, "root").map_err(|error| error.to_string())?;
-        Ok(Self { sampler, model: Arc::clone(model) })
+        let sampler =
+            LlamaSampler::grammar(model, text, "root").map_err(|error| error.to_string())?;
+        Ok(Self {
+            sampler,
+            model: Arc::clone(model),
+        })
     }
 }
 
 impl Grammar for Gbnf {
     fn filter(&mut self, candidates: &mut Vec<Candidate>) {
-        let data = candidates.iter().map(|c| LlamaTokenData::new(LlamaToken(c.token), c.logit, 0.0));
+        let data = candidates
+            .iter()
+            .map(|c| LlamaTokenData::new(LlamaToken(c.token), c.logit, 0.0));
         let mut array = LlamaTokenDataArray::new(data.collect(), false);
         self.sampler.apply(&mut array);
         candidates.clear();
-        let kept = array.data.iter().map(|data| Candidate { token: data.id().0, logit: data.logit() });
+        let kept = array.data.iter().map(|data| Candidate {
+            token: data.id().0,
+            logit: data.logit(),
+        });
         candidates.extend(kept);
     }
 
@@ -40,7 +49,9 @@ impl Grammar for Gbnf {
         if self.model.vocab().is_eog(LlamaToken(token)) {
             return Ok(());
         }
-        self.sampler.try_accept(LlamaToken(token)).map_err(|error| error.to_string())
+        self.sampler
+            .try_accept(LlamaToken(token))
+            .map_err(|error| error.to_string())
     }
 }
 

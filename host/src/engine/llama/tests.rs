@@ -17,7 +17,12 @@ fn forced(device: &mut Device<'_>, streams: &[Vec<Token>]) -> Vec<Vec<Vec<f32>>>
     let mut all = vec![Vec::new(); streams.len()];
     for at in 0..streams[0].len() {
         let rows: Vec<_> = (0..streams.len())
-            .map(|seq| Row { seq: seq as i32, pos: at as u32, token: streams[seq][at], logits: true })
+            .map(|seq| Row {
+                seq: seq as i32,
+                pos: at as u32,
+                token: streams[seq][at],
+                logits: true,
+            })
             .collect();
         device.step(&rows).unwrap();
         for (row, logits) in all.iter_mut().enumerate() {
@@ -25,7 +30,12 @@ fn forced(device: &mut Device<'_>, streams: &[Vec<Token>]) -> Vec<Vec<Vec<f32>>>
         }
     }
     for seq in 0..streams.len() {
-        device.apply(Op::Remove { seq: seq as i32, from: 0 }).unwrap();
+        device
+            .apply(Op::Remove {
+                seq: seq as i32,
+                from: 0,
+            })
+            .unwrap();
     }
     all
 }
@@ -47,7 +57,11 @@ fn four_rows_give_the_logits_of_one() {
     let limits = limits(&settings, &model);
     let mut device = Device::open(backend, &model, &limits, shape(&settings)).unwrap();
     let mut random = tiny::Random(5);
-    let mut stream = || (0..100).map(|_| 3 + (random.next() % 256) as Token).collect::<Vec<_>>();
+    let mut stream = || {
+        (0..100)
+            .map(|_| 3 + (random.next() % 256) as Token)
+            .collect::<Vec<_>>()
+    };
     let streams = [stream(), stream(), stream(), stream()];
     let together = forced(&mut device, &streams);
     let mut worst = 0_f32;
@@ -55,7 +69,10 @@ fn four_rows_give_the_logits_of_one() {
         let alone = forced(&mut device, std::slice::from_ref(stream));
         for (a, b) in alone[0].iter().zip(&together[i]) {
             let largest = a.iter().fold(0_f32, |m, x| m.max(x.abs()));
-            let off = a.iter().zip(b).fold(0_f32, |m, (a, b)| m.max((a - b).abs()));
+            let off = a
+                .iter()
+                .zip(b)
+                .fold(0_f32, |m, (a, b)| m.max((a - b).abs()));
             worst = worst.max(off / largest);
         }
     }

@@ -38,12 +38,18 @@ impl Cost {
             *old = Some(old.map_or(seconds, |old| blend(old, seconds)));
             return;
         }
-        let bucket = BUCKETS.iter().position(|&end| rows <= end).unwrap_or(BUCKETS.len() - 1);
+        let bucket = BUCKETS
+            .iter()
+            .position(|&end| rows <= end)
+            .unwrap_or(BUCKETS.len() - 1);
         let rows = rows as f64;
         let old = &mut self.large[bucket];
         *old = Some(match *old {
             None => Point { rows, seconds },
-            Some(p) => Point { rows: blend(p.rows, rows), seconds: blend(p.seconds, seconds) },
+            Some(p) => Point {
+                rows: blend(p.rows, rows),
+                seconds: blend(p.seconds, seconds),
+            },
         });
     }
 
@@ -92,7 +98,10 @@ impl Cost {
 
     fn points(&self) -> impl Iterator<Item = Point> + '_ {
         let small = self.small.iter().enumerate().filter_map(|(rows, seconds)| {
-            seconds.map(|seconds| Point { rows: rows as f64, seconds })
+            seconds.map(|seconds| Point {
+                rows: rows as f64,
+                seconds,
+            })
         });
         small.chain(self.large.iter().flatten().copied())
     }
@@ -135,7 +144,11 @@ mod tests {
         assert!((cost.seconds(4).unwrap() - 0.109).abs() < 1e-9);
         let rows = cost.rows_within(0.436, 4, 512);
         assert!((20..=28).contains(&rows), "{rows} rows within 436 ms");
-        assert_eq!(cost.rows_within(0.001, 4, 512), 4, "progress whatever the budget");
+        assert_eq!(
+            cost.rows_within(0.001, 4, 512),
+            4,
+            "progress whatever the budget"
+        );
         assert!(cost.seconds(600).unwrap() > 1.8);
     }
 

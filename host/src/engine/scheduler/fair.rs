@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::Time;
+use super::plan::Time;
 use crate::types::{SessionKey, TenantId};
 
 /// After this many seconds half of the usage is forgotten.
@@ -44,7 +44,14 @@ impl Ledger {
 
     /// The lower, the sooner: tokens still to compute, plus usage, minus `rate` tokens for every
     /// second of waiting.
-    pub fn score(&self, who: Option<&SessionKey>, remaining: usize, waited: Time, rate: f64, now: Time) -> f64 {
+    pub fn score(
+        &self,
+        who: Option<&SessionKey>,
+        remaining: usize,
+        waited: Time,
+        rate: f64,
+        now: Time,
+    ) -> f64 {
         let used = who.map_or(0.0, |key| {
             level(&self.tenants, &key.tenant, now) + level(&self.sessions, key, now)
         });
@@ -103,7 +110,16 @@ mod tests {
     fn usage_is_forgotten_by_halves() {
         let mut ledger = Ledger::default();
         ledger.charge(&key("t", "s"), 1000, Time::ZERO);
-        let later = ledger.score(Some(&key("t", "s")), 0, Time::ZERO, 1.0, Time::from_secs(60));
-        assert!((later - 1000.0).abs() < 1.0, "half of 1000 for the tenant, half for the session");
+        let later = ledger.score(
+            Some(&key("t", "s")),
+            0,
+            Time::ZERO,
+            1.0,
+            Time::from_secs(60),
+        );
+        assert!(
+            (later - 1000.0).abs() < 1.0,
+            "half of 1000 for the tenant, half for the session"
+        );
     }
 }

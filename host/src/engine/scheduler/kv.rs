@@ -5,11 +5,15 @@
 //! operator's system text). A session's KV is found by its key alone, never by likeness, and what
 //! may be reused of it is decided by comparing token ids.
 
+mod reuse;
+mod room;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Op, SeqId, Ticket, Time};
+use super::plan::{Op, SeqId, Ticket, Time};
 use crate::types::{SessionKey, Token};
+use reuse::Source;
 
 /// Shared heads that are kept at once.
 pub const MAX_HEADS: usize = 4;
@@ -49,10 +53,21 @@ impl Body {
 #[derive(Debug)]
 enum Seq {
     Free,
-    Head { tokens: Arc<[Token]>, sharers: usize, used: Time },
-    Idle { key: SessionKey, body: Body, used: Time },
+    Head {
+        tokens: Arc<[Token]>,
+        sharers: usize,
+        used: Time,
+    },
+    Idle {
+        key: SessionKey,
+        body: Body,
+        used: Time,
+    },
     /// `reserved`: cells that the slot may come to own.
-    Busy { body: Body, reserved: usize },
+    Busy {
+        body: Body,
+        reserved: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -60,17 +75,6 @@ struct Parked {
     ticket: Ticket,
     tokens: Vec<Token>,
     used: Time,
-}
-
-/// Where a prompt's first tokens come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    /// The session's own sequence.
-    Resident(SeqId),
-    /// The session's parked sequence.
-    Parked,
-    Head(SeqId),
-    Nothing,
 }
 
 /// The books.
@@ -107,7 +111,13 @@ pub struct Want<'a> {
 impl Kv {
     pub fn new(pool: Pool) -> Self {
         let seqs = (0..pool.sequences).map(|_| Seq::Free).collect();
-        Self { pool, seqs, parked: HashMap::new(), tickets: 0, ops: Vec::new() }
+        Self {
+            pool,
+            seqs,
+            parked: HashMap::new(),
+            tickets: 0,
+            ops: Vec::new(),
+        }
     }
 
     /// What llama.cpp must do before the next step, in this order.
@@ -125,28 +135,24 @@ impl Kv {
     }
 
     pub fn parked(&self) -> (usize, u64) {
-        (self.parked.len(), self.parked.values().map(|p| self.bytes(p.tokens.len())).sum())
+        (
+            self.parked.len(),
+            self.parked
+                .values()
+                .map(|p| self.bytes(p.tokens.len()))
+                .sum(),
+        )
     }
 
     pub fn tokens(&self, seq: SeqId) -> &[Token] {
-        let Some(found) = self.seqs.get(index(seq)) else { return &[] };
+        let Some(found) = self.seqs.get(index(seq)) else {
+            return &[];
+        };
         match found {
             Seq::Free => &[],
             Seq::Head { tokens, .. } => tokens,
             Seq::Idle { body, .. } | Seq::Busy { body, .. } => &body.tokens,
         }
-    }
-
-    /// Tokens of `tokens` that need no computing for this session, as things stand.
-    pub fn cached(&self, key: Option<&SessionKey>, tokens: &[Token], head: usize) -> usize {
-        let resident = key.and_then(|key| self.resident(key));
-        let own = match resident {
-            Some(seq) => common(self.tokens(seq), tokens),
-            None => key
-                .and_then(|key| self.parked.get(key))
-                .map_or(0, |parked| common(&parked.tokens, tokens)),
-        };
-        own.max(self.head(tokens, head).map_or(0, |(_, len)| len))
     }
 
     /// Hands out a sequence that starts with as much of `want.tokens` as is there, with room for
@@ -158,7 +164,10 @@ impl Kv {
             Source::Head(head) => (Some(head), cached),
             Source::Parked | Source::Nothing => (None, 0),
         };
-        let parked = want.key.and_then(|key| self.parked.get(key)).map_or(0, |p| p.tokens.len());
+        let parked = want
+            .key
+            .and_then(|key| self.parked.get(key))
+            .map_or(0, |p| p.tokens.len());
         // A restore puts back the whole sequence before its tail is cut.
         let whole = if source == Source::Parked { parked } else { 0 };
         let need = (want.total - shared).max(whole);
@@ -182,12 +191,23 @@ impl Kv {
         self.share_more(source, now);
         let old = std::mem::replace(&mut self.seqs[index(seq)], Seq::Free);
         let tokens = want.tokens[..cached].to_vec();
-        let body = Body { tokens, head, shared };
-        self.seqs[index(seq)] = Seq::Busy { body, reserved: need };
+        let body = Body {
+            tokens,
+            head,
+            shared,
+        };
+        self.seqs[index(seq)] = Seq::Busy {
+            body,
+            reserved: need,
+        };
         self.make_room();
         match source {
             Source::Nothing => {}
-            Source::Head(from) => self.ops.push(Op::Share { from, to: seq, len: cached as u32 }),
+            Source::Head(from) => self.ops.push(Op::Share {
+                from,
+                to: seq,
+                len: cached as u32,
+            }),
             Source::Resident(_) => self.trim(seq, old, cached),
             Source::Parked => self.restore(seq, restored, cached),
         }
@@ -229,7 +249,11 @@ impl Kv {
         match key {
             Some(key) if !body.tokens.is_empty() => {
                 self.discard_parked(&key);
-                self.seqs[index(seq)] = Seq::Idle { key, body, used: now };
+                self.seqs[index(seq)] = Seq::Idle {
+                    key,
+                    body,
+                    used: now,
+                };
                 while self.idle_count() > self.pool.idle && self.evict(false) {}
             }
             _ => {
@@ -251,194 +275,45 @@ impl Kv {
     pub fn clear(&mut self) {
         for (at, seq) in self.seqs.iter_mut().enumerate() {
             *seq = Seq::Free;
-            self.ops.push(Op::Remove { seq: at as SeqId, from: 0 });
+            self.ops.push(Op::Remove {
+                seq: at as SeqId,
+                from: 0,
+            });
         }
-    }
-
-    /// Stores the first `len` tokens of a busy sequence as a head for everybody, if nobody has
-    /// done so yet.
-    pub fn make_head(&mut self, seq: SeqId, len: usize, now: Time) {
-        let Some(tokens) = self.tokens(seq).get(..len) else { return };
-        if len < MIN_HEAD || self.body(seq).is_none_or(|body| body.head.is_some()) {
-            return;
-        }
-        let tokens: Arc<[Token]> = tokens.into();
-        if self.head(&tokens, len).is_some_and(|(_, found)| found == len) {
-            return;
-        }
-        if self.head_count() >= MAX_HEADS && !self.drop_unused_head() {
-            return;
-        }
-        let Some(head) = self.seqs.iter().position(|seq| matches!(seq, Seq::Free)) else { return };
-        let head_id = head as SeqId;
-        self.ops.push(Op::Share { from: seq, to: head_id, len: len as u32 });
-        self.seqs[head] = Seq::Head { tokens, sharers: 1, used: now };
-        if let Seq::Busy { body, reserved } = &mut self.seqs[index(seq)] {
-            body.head = Some(head_id);
-            body.shared = len;
-            *reserved -= len;
-        }
-    }
-
-    fn source(&self, want: &Want<'_>) -> (Source, usize) {
-        let most = want.reusable.min(want.tokens.len());
-        let mut best = (Source::Nothing, 0);
-        let mut offer = |source, len: usize| {
-            if len.min(most) > best.1 {
-                best = (source, len.min(most));
-            }
-        };
-        // The session's own comes first: it wins a tie against the head.
-        if let Some(seq) = want.key.and_then(|key| self.resident(key)) {
-            offer(Source::Resident(seq), common(self.tokens(seq), want.tokens));
-        } else if let Some(parked) = want.key.and_then(|key| self.parked.get(key)) {
-            offer(Source::Parked, common(&parked.tokens, want.tokens));
-        }
-        if let Some((seq, len)) = self.head(want.tokens, want.head) {
-            offer(Source::Head(seq), len);
-        }
-        best
-    }
-
-    /// The longest head that `tokens` starts with and that ends within `most`.
-    fn head(&self, tokens: &[Token], most: usize) -> Option<(SeqId, usize)> {
-        let heads = self.seqs.iter().enumerate().filter_map(|(at, seq)| match seq {
-            Seq::Head { tokens: head, .. } => Some((at as SeqId, head)),
-            _ => None,
-        });
-        heads
-            .filter(|(_, head)| head.len() <= most && tokens.starts_with(head))
-            .map(|(seq, head)| (seq, head.len()))
-            .max_by_key(|&(_, len)| len)
     }
 
     /// Cuts the tail that the new prompt does not share.
     fn trim(&mut self, seq: SeqId, old: Seq, cached: usize) {
         let Seq::Idle { body, .. } = old else { return };
         if cached < body.tokens.len() {
-            self.ops.push(Op::Remove { seq, from: cached as u32 });
+            self.ops.push(Op::Remove {
+                seq,
+                from: cached as u32,
+            });
         }
     }
 
     fn restore(&mut self, seq: SeqId, parked: Option<Parked>, cached: usize) {
         let Some(parked) = parked else { return };
         let len = parked.tokens.len();
-        self.ops.push(Op::Restore { seq, ticket: parked.ticket, len: len as u32 });
+        self.ops.push(Op::Restore {
+            seq,
+            ticket: parked.ticket,
+            len: len as u32,
+        });
         if cached < len {
-            self.ops.push(Op::Remove { seq, from: cached as u32 });
+            self.ops.push(Op::Remove {
+                seq,
+                from: cached as u32,
+            });
         }
-    }
-
-    /// Cells that cannot be freed: what slots hold and the heads under them, and `head`.
-    fn floor(&self, head: Option<SeqId>) -> usize {
-        let under_slots = |at: usize| {
-            self.seqs.iter().any(|seq| match seq {
-                Seq::Busy { body, .. } => body.head == Some(at as SeqId),
-                _ => false,
-            })
-        };
-        let kept = self.seqs.iter().enumerate().filter(|&(at, seq)| match seq {
-            Seq::Busy { .. } => true,
-            Seq::Head { .. } => head == Some(at as SeqId) || under_slots(at),
-            Seq::Free | Seq::Idle { .. } => false,
-        });
-        kept.map(|(_, seq)| Self::cost(seq)).sum()
-    }
-
-    /// Evicts, least recently used first, until the books are within the pool.
-    fn make_room(&mut self) {
-        while self.used() > self.pool.cells as usize && self.evict(true) {}
-    }
-
-    fn free_sequence(&mut self) -> SeqId {
-        loop {
-            if let Some(at) = self.seqs.iter().position(|seq| matches!(seq, Seq::Free)) {
-                return at as SeqId;
-            }
-            // There are more sequences than slots and heads, so an idle one is among them.
-            if !self.evict(true) {
-                unreachable!("all {} sequences are busy", self.seqs.len());
-            }
-        }
-    }
-
-    /// Frees the least recently used idle sequence, which may be parked, or unused head.
-    fn evict(&mut self, heads_too: bool) -> bool {
-        let oldest = self.seqs.iter().enumerate().filter_map(|(at, seq)| match seq {
-            Seq::Idle { used, .. } => Some((*used, at)),
-            Seq::Head { sharers: 0, used, .. } if heads_too => Some((*used, at)),
-            _ => None,
-        });
-        let Some((_, at)) = oldest.min() else { return false };
-        match std::mem::replace(&mut self.seqs[at], Seq::Free) {
-            Seq::Idle { key, body, used } => {
-                self.leave_head(body.head);
-                self.park(at as SeqId, key, body.tokens, used);
-            }
-            _ => self.ops.push(Op::Remove { seq: at as SeqId, from: 0 }),
-        }
-        true
-    }
-
-    fn park(&mut self, seq: SeqId, key: SessionKey, tokens: Vec<Token>, used: Time) {
-        let bytes = self.bytes(tokens.len());
-        if tokens.len() < MIN_PARK || bytes > self.pool.park_bytes {
-            self.ops.push(Op::Remove { seq, from: 0 });
-            return;
-        }
-        while self.parked().1 + bytes > self.pool.park_bytes {
-            let oldest = self.parked.iter().min_by_key(|(_, p)| p.used).map(|(key, _)| key.clone());
-            match oldest {
-                Some(oldest) => self.discard_parked(&oldest),
-                None => break,
-            }
-        }
-        self.tickets += 1;
-        let ticket = self.tickets;
-        self.ops.push(Op::Park { seq, ticket });
-        self.parked.insert(key, Parked { ticket, tokens, used });
-    }
-
-    fn discard_parked(&mut self, key: &SessionKey) {
-        if let Some(parked) = self.parked.remove(key) {
-            self.ops.push(Op::Discard { ticket: parked.ticket });
-        }
-    }
-
-    fn free(&mut self, seq: SeqId) {
-        if let Some(body) = self.body(seq) {
-            let head = body.head;
-            self.leave_head(head);
-        }
-        self.seqs[index(seq)] = Seq::Free;
-        self.ops.push(Op::Remove { seq, from: 0 });
-    }
-
-    fn share_more(&mut self, source: Source, now: Time) {
-        // A resident sequence keeps the share that it has.
-        if let Source::Head(head) = source
-            && let Seq::Head { sharers, used, .. } = &mut self.seqs[index(head)]
-        {
-            *sharers += 1;
-            *used = now;
-        }
-    }
-
-    fn leave_head(&mut self, head: Option<SeqId>) {
-        if let Some(head) = head
-            && let Seq::Head { sharers, .. } = &mut self.seqs[index(head)]
-        {
-            *sharers -= 1;
-        }
-    }
-
-    /// The head under a resident sequence that is cut to `cached` tokens.
-    fn lease(&self, seq: SeqId, cached: usize) -> (Option<SeqId>, usize) {
-        self.body(seq).map_or((None, 0), |body| (body.head, body.shared.min(cached)))
     }
 
     fn resident(&self, key: &SessionKey) -> Option<SeqId> {
-        let at = self.seqs.iter().position(|seq| matches!(seq, Seq::Idle { key: k, .. } if k == key));
+        let at = self
+            .seqs
+            .iter()
+            .position(|seq| matches!(seq, Seq::Idle { key: k, .. } if k == key));
         at.map(|at| at as SeqId)
     }
 
@@ -449,21 +324,11 @@ impl Kv {
         }
     }
 
-    fn drop_unused_head(&mut self) -> bool {
-        let unused = self.seqs.iter().position(|seq| matches!(seq, Seq::Head { sharers: 0, .. }));
-        if let Some(at) = unused {
-            self.seqs[at] = Seq::Free;
-            self.ops.push(Op::Remove { seq: at as SeqId, from: 0 });
-        }
-        unused.is_some()
-    }
-
     fn idle_count(&self) -> usize {
-        self.seqs.iter().filter(|seq| matches!(seq, Seq::Idle { .. })).count()
-    }
-
-    fn head_count(&self) -> usize {
-        self.seqs.iter().filter(|seq| matches!(seq, Seq::Head { .. })).count()
+        self.seqs
+            .iter()
+            .filter(|seq| matches!(seq, Seq::Idle { .. }))
+            .count()
     }
 
     fn bytes(&self, tokens: usize) -> u64 {
@@ -478,11 +343,6 @@ impl Kv {
             Seq::Busy { body, reserved } => body.own().max(*reserved),
         }
     }
-}
-
-/// Tokens that both start with.
-fn common(a: &[Token], b: &[Token]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 fn index(seq: SeqId) -> usize {

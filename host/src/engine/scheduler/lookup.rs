@@ -74,7 +74,11 @@ mod tests {
     fn what_followed_is_guessed() {
         assert_eq!(guess(&[1, 2, 3, 4, 5, 6, 1, 2], 3, 3), [4, 5, 6]);
         assert_eq!(guess(&[1, 2, 3, 4, 5, 6, 1, 2], 9, 3), [0; 0]);
-        assert_eq!(guess(&[7, 7, 7], 7, 3), [7], "only `next` is known to follow");
+        assert_eq!(
+            guess(&[7, 7, 7], 7, 3),
+            [7],
+            "only `next` is known to follow"
+        );
         assert_eq!(guess(&[7], 7, 3), [0; 0]);
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proptest::prelude::*;
 
+use super::plan::Sample;
 use super::*;
 use crate::types::{SessionId, TenantId};
 
@@ -22,16 +23,29 @@ struct Cache {
 
 impl Cache {
     fn cells(&self) -> usize {
-        self.seqs.values().flatten().map(|(cell, _)| *cell).collect::<HashSet<_>>().len()
+        self.seqs
+            .values()
+            .flatten()
+            .map(|(cell, _)| *cell)
+            .collect::<HashSet<_>>()
+            .len()
     }
 
     fn tokens(&self, seq: SeqId) -> Vec<Token> {
-        self.seqs.get(&seq).into_iter().flatten().map(|(_, token)| *token).collect()
+        self.seqs
+            .get(&seq)
+            .into_iter()
+            .flatten()
+            .map(|(_, token)| *token)
+            .collect()
     }
 
     fn add(&mut self, seq: SeqId, token: Token) {
         self.next_cell += 1;
-        self.seqs.entry(seq).or_default().push((self.next_cell, token));
+        self.seqs
+            .entry(seq)
+            .or_default()
+            .push((self.next_cell, token));
     }
 
     fn apply(&mut self, op: Op) {
@@ -43,7 +57,10 @@ impl Cache {
             Op::Share { from, to, len } => {
                 let shared = self.seqs[&from][..len as usize].to_vec();
                 let old = self.seqs.insert(to, shared);
-                assert!(old.is_none_or(|old| old.is_empty()), "shared into a sequence in use");
+                assert!(
+                    old.is_none_or(|old| old.is_empty()),
+                    "shared into a sequence in use"
+                );
             }
             Op::Park { seq, ticket } => {
                 let tokens = self.tokens(seq);
@@ -52,7 +69,10 @@ impl Cache {
                 self.seqs.remove(&seq);
             }
             Op::Restore { seq, ticket, len } => {
-                assert!(self.tokens(seq).is_empty(), "restored over a sequence in use");
+                assert!(
+                    self.tokens(seq).is_empty(),
+                    "restored over a sequence in use"
+                );
                 let tokens = self.parked.remove(&ticket).expect("the copy is there");
                 assert_eq!(tokens.len(), len as usize);
                 for token in tokens {
@@ -63,7 +83,11 @@ impl Cache {
                 self.parked.remove(&ticket).expect("the copy is there");
             }
         }
-        assert!(self.cells() <= CELLS as usize, "{op:?} overfills the cache: {}", self.cells());
+        assert!(
+            self.cells() <= CELLS as usize,
+            "{op:?} overfills the cache: {}",
+            self.cells()
+        );
     }
 
     fn step(&mut self, rows: &[Row]) {
@@ -72,16 +96,30 @@ impl Cache {
             assert_eq!(row.pos as usize, len, "positions are consecutive: {row:?}");
             self.add(row.seq, row.token);
         }
-        assert!(self.cells() <= CELLS as usize, "the step overfills the cache: {}", self.cells());
+        assert!(
+            self.cells() <= CELLS as usize,
+            "the step overfills the cache: {}",
+            self.cells()
+        );
     }
 }
 
 /// What a client may do.
 #[derive(Clone, Debug)]
 enum Act {
-    Submit { who: u8, start: u8, len: usize, head: bool, max: usize },
+    Submit {
+        who: u8,
+        start: u8,
+        len: usize,
+        head: bool,
+        max: usize,
+    },
     Cancel(usize),
-    Prepare { who: u8, start: u8, len: usize },
+    Prepare {
+        who: u8,
+        start: u8,
+        len: usize,
+    },
     Forget(u8),
     Step,
 }
@@ -108,16 +146,21 @@ fn session(who: u8) -> Option<SessionKey> {
 /// The same for everybody at first, then the session's own.
 fn prompt(who: u8, start: u8, len: usize) -> Arc<[Token]> {
     let own = 1000 * Token::from(who) + 100 * Token::from(start);
-    (0..len).map(|i| if i < 18 { i as Token } else { own + i as Token }).collect()
+    (0..len)
+        .map(|i| if i < 18 { i as Token } else { own + i as Token })
+        .collect()
 }
+
+/// A job's prompt, its `max_tokens` and what was drawn for it.
+type Running = (Arc<[Token]>, usize, Vec<Token>);
 
 struct Bench {
     scheduler: Scheduler,
     cache: Cache,
     now: Time,
     next: JobId,
-    /// Prompt and drawn tokens of the jobs that are not over.
-    jobs: BTreeMap<JobId, (Arc<[Token]>, usize, Vec<Token>)>,
+    /// The jobs that are not over.
+    jobs: BTreeMap<JobId, Running>,
     slots: HashMap<usize, JobId>,
     cancelled: HashSet<JobId>,
     seqs: HashMap<JobId, SeqId>,
@@ -152,7 +195,13 @@ impl Bench {
 
     fn act(&mut self, act: &Act) {
         match *act {
-            Act::Submit { who, start, len, head, max } => {
+            Act::Submit {
+                who,
+                start,
+                len,
+                head,
+                max,
+            } => {
                 self.next += 1;
                 let prompt = prompt(who, start, len);
                 let request = Request {
@@ -174,7 +223,8 @@ impl Bench {
             }
             Act::Prepare { who, start, len } => {
                 if let Some(session) = session(who) {
-                    self.scheduler.prepare(session, prompt(who, start, len), self.now);
+                    self.scheduler
+                        .prepare(session, prompt(who, start, len), self.now);
                 }
             }
             Act::Forget(who) => {
@@ -198,9 +248,18 @@ impl Bench {
             self.cache.apply(op);
         }
         for started in &plan.started {
-            assert!(!self.cancelled.contains(&started.id), "a cancelled job started");
-            assert!(self.slots.insert(started.slot, started.id).is_none(), "two jobs in one slot");
-            assert!(started.cached < self.jobs[&started.id].0.len(), "the last token is computed");
+            assert!(
+                !self.cancelled.contains(&started.id),
+                "a cancelled job started"
+            );
+            assert!(
+                self.slots.insert(started.slot, started.id).is_none(),
+                "two jobs in one slot"
+            );
+            assert!(
+                started.cached < self.jobs[&started.id].0.len(),
+                "the last token is computed"
+            );
         }
         assert!(plan.rows.len() <= 32);
         self.cache.step(&plan.rows);
@@ -218,7 +277,7 @@ impl Bench {
             let mut tokens = Vec::new();
             for (i, row) in rows.iter().enumerate() {
                 // The "model" repeats its text every five tokens, so that guesses are often right.
-                let token = 5000 + (row.pos as Token * 7 + Token::from(id % 3 == 0)) % 5;
+                let token = 5000 + (row.pos as Token * 7 + Token::from(id.is_multiple_of(3))) % 5;
                 tokens.push(token);
                 if rows.get(i + 1).is_none_or(|guess| guess.token != token) {
                     break;
@@ -315,7 +374,13 @@ fn limits() -> Limits {
 fn request(id: JobId, who: u8, len: usize, max_tokens: usize) -> Request {
     let base = Token::from(who) * 10_000;
     let prompt = (0..len as Token).map(|i| base + i).collect();
-    Request { id, session: session(who), prompt, head: 0, max_tokens }
+    Request {
+        id,
+        session: session(who),
+        prompt,
+        head: 0,
+        max_tokens,
+    }
 }
 
 /// Milliseconds of a step, as measured on a 7B shape.
@@ -336,7 +401,14 @@ fn run(scheduler: &mut Scheduler, now: &mut Time) -> (Vec<Row>, Vec<Sample>, Dur
     let plan = scheduler.plan(*now);
     let took = step_time(plan.rows.len());
     *now += took;
-    let drawn: Vec<_> = plan.samples.iter().map(|_| Drawn { tokens: vec![9], end: false }).collect();
+    let drawn: Vec<_> = plan
+        .samples
+        .iter()
+        .map(|_| Drawn {
+            tokens: vec![9],
+            end: false,
+        })
+        .collect();
     let (rows, samples) = (plan.rows.clone(), plan.samples.clone());
     scheduler.complete(plan, &drawn, took, *now);
     (rows, samples, took)
@@ -418,8 +490,20 @@ fn a_gap_is_used_for_the_next_turn_and_given_up_at_once() {
     assert!(samples.is_empty() && !rows.is_empty());
     scheduler.submit(request(7, 5, 40, 1), now);
     let plan = scheduler.plan(now);
-    assert_eq!(plan.rows.len(), 40, "nothing is computed ahead while a request waits");
-    scheduler.complete(plan, &[Drawn { tokens: vec![9], end: true }], step_time(40), now);
+    assert_eq!(
+        plan.rows.len(),
+        40,
+        "nothing is computed ahead while a request waits"
+    );
+    scheduler.complete(
+        plan,
+        &[Drawn {
+            tokens: vec![9],
+            end: true,
+        }],
+        step_time(40),
+        now,
+    );
     while scheduler.has_work() {
         run(&mut scheduler, &mut now);
     }
@@ -434,7 +518,13 @@ fn the_common_head_is_stored_once() {
     let with_head = |id, who: u8| {
         let mut tokens: Vec<Token> = (0..200).collect();
         tokens.extend((0..20).map(|i| Token::from(who) * 1000 + i));
-        Request { id, session: session(who), prompt: tokens.into(), head: 200, max_tokens: 4 }
+        Request {
+            id,
+            session: session(who),
+            prompt: tokens.into(),
+            head: 200,
+            max_tokens: 4,
+        }
     };
     for who in 1..8 {
         scheduler.submit(with_head(who.into(), who), now);
@@ -443,5 +533,9 @@ fn the_common_head_is_stored_once() {
         }
     }
     let used = scheduler.cells_used();
-    assert_eq!(used, 200 + 7 * 23, "the last drawn token of an answer is never computed");
+    assert_eq!(
+        used,
+        200 + 7 * 23,
+        "the last drawn token of an answer is never computed"
+    );
 }

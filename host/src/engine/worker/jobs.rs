@@ -35,9 +35,21 @@ pub struct Active {
 
 /// How far the job is, with the span that is open.
 enum State {
-    Queued { told: Option<usize>, _span: Span },
-    Prefill { slot: usize, since: Instant, _span: Span },
-    Decode { slot: usize, started: Instant, since: Instant, span: Span },
+    Queued {
+        told: Option<usize>,
+        _span: Span,
+    },
+    Prefill {
+        slot: usize,
+        since: Instant,
+        _span: Span,
+    },
+    Decode {
+        slot: usize,
+        started: Instant,
+        since: Instant,
+        span: Span,
+    },
 }
 
 impl Active {
@@ -50,8 +62,10 @@ impl Active {
         submitted: Instant,
     ) -> Self {
         // The wait is the request's, not the model's: it hangs beside the `chat` span.
-        let parent = parent_of(&job.span).or_else(|| job.span.id());
-        let span = tracing::info_span!(parent: parent, "queue.wait");
+        let span = beneath(&job.span, || {
+            let parent = parent_of(&job.span).or_else(|| job.span.id());
+            tracing::info_span!(parent: parent, "queue.wait")
+        });
         Self {
             sampler,
             text: Assembler::new(job.stop),
@@ -65,7 +79,10 @@ impl Active {
             cached: 0,
             output: 0,
             submitted,
-            state: State::Queued { told: None, _span: span },
+            state: State::Queued {
+                told: None,
+                _span: span,
+            },
             span: job.span,
         }
     }
@@ -93,31 +110,52 @@ impl Active {
 
     pub fn started(&mut self, slot: usize, cached: usize) {
         self.cached = cached as u32;
-        let span = tracing::info_span!(
-            parent: &self.span,
-            "prefill",
-            stent.slot = slot as i64,
-            stent.tokens.prompt = i64::from(self.prompt),
-            stent.tokens.reused = i64::from(self.cached),
-        );
+        let span = beneath(&self.span, || {
+            tracing::info_span!(
+                parent: &self.span,
+                "prefill",
+                stent.slot = slot as i64,
+                stent.tokens.prompt = i64::from(self.prompt),
+                stent.tokens.reused = i64::from(self.cached),
+            )
+        });
         self.span.record("stent.slot", slot as i64);
-        self.state = State::Prefill { slot, since: Instant::now(), _span: span };
-        let _ = self.events.send(Event::Started { slot, cached: self.cached });
+        let next = State::Prefill {
+            slot,
+            since: Instant::now(),
+            _span: span,
+        };
+        self.turn(next);
+        let _ = self.events.send(Event::Started {
+            slot,
+            cached: self.cached,
+        });
     }
 
     /// Takes in a drawn token; `Some` when the answer is over.
     pub fn drew(&mut self, token: Token, end: bool, tokenizer: &dyn Tokenizer) -> Option<Finish> {
         if let State::Prefill { slot, since, .. } = self.state {
             let started = since;
-            self.span.add_event("first_token", vec![KeyValue::new("stent.slot", slot as i64)]);
-            let span = tracing::info_span!(
-                parent: &self.span,
-                "decode",
-                stent.slot = slot as i64,
-                stent.tokens.output = tracing::field::Empty,
-                stent.tokens_per_second = tracing::field::Empty,
+            self.span.add_event(
+                "first_token",
+                vec![KeyValue::new("stent.slot", slot as i64)],
             );
-            self.state = State::Decode { slot, started, since: Instant::now(), span };
+            let span = beneath(&self.span, || {
+                tracing::info_span!(
+                    parent: &self.span,
+                    "decode",
+                    stent.slot = slot as i64,
+                    stent.tokens.output = tracing::field::Empty,
+                    stent.tokens_per_second = tracing::field::Empty,
+                )
+            });
+            let next = State::Decode {
+                slot,
+                started,
+                since: Instant::now(),
+                span,
+            };
+            self.turn(next);
         }
         if end {
             return Some(Finish::Stop);
@@ -140,6 +178,13 @@ impl Active {
         if !text.is_empty() || !tokens.is_empty() {
             let _ = self.events.send(Event::Text { text, tokens });
         }
+    }
+
+    /// The old state's span ends here, where its subscriber is known: the registry looks for it on
+    /// this thread when it lets go of the parent.
+    fn turn(&mut self, next: State) {
+        let old = std::mem::replace(&mut self.state, next);
+        within(&self.span, || drop(old));
     }
 
     pub fn finish(mut self, finish: Finish) {
@@ -199,9 +244,18 @@ impl Active {
             span.record("stent.tokens.output", i64::from(self.output));
             span.record("stent.tokens_per_second", f64::from(self.speed()));
         }
-        let Self { state, span, permit, events, .. } = self;
-        drop(state);
-        drop(span);
+        let Self {
+            state,
+            span,
+            permit,
+            events,
+            ..
+        } = self;
+        let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
+        tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), || {
+            drop(state);
+            drop(span);
+        });
         drop(permit);
         let _ = events.send(last);
     }
@@ -227,6 +281,21 @@ fn digest(key: &SessionKey) -> String {
     hash.update([0]);
     hash.update(key.session.as_str());
     hex::encode(&hash.finalize()[..4])
+}
+
+/// Opens a span where `span` was opened; nothing under a span that nobody records.
+fn beneath(span: &Span, open: impl FnOnce() -> Span) -> Span {
+    if span.is_none() {
+        Span::none()
+    } else {
+        within(span, open)
+    }
+}
+
+/// Does something where `span` was opened: this thread has no subscriber of its own.
+fn within<T>(span: &Span, action: impl FnOnce() -> T) -> T {
+    let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
+    tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), action)
 }
 
 /// The span under which `span` was opened, as the subscriber knows it.

@@ -23,7 +23,11 @@ struct Step {
 
 impl Watch {
     pub fn begin(&self, plan: &Plan) {
-        let step = Step { since: Instant::now(), rows: plan.rows.len(), answers: plan.samples.len() };
+        let step = Step {
+            since: Instant::now(),
+            rows: plan.rows.len(),
+            answers: plan.samples.len(),
+        };
         *self.lock() = Some(step);
     }
 
@@ -64,18 +68,25 @@ impl Watchdog {
     pub fn start(shared: Arc<Shared>, limit: Duration) -> std::io::Result<Self> {
         let (stop, stopped) = channel::channel::<()>();
         let watched = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("engine-watchdog".into()).spawn(move || {
-            let mut logged = None;
-            while stopped.recv_timeout(limit / 4) == Err(channel::RecvTimeoutError::Timeout) {
-                if let Some((since, stall)) = watched.watch.stall(limit)
-                    && logged != Some(since)
-                {
-                    logged = Some(since);
-                    tracing::error!("the engine makes no progress: {stall}");
+        let thread = std::thread::Builder::new()
+            .name("engine-watchdog".into())
+            .spawn(move || {
+                let mut logged = None;
+                while stopped.recv_timeout(limit / 4) == Err(channel::RecvTimeoutError::Timeout) {
+                    if let Some((since, stall)) = watched.watch.stall(limit)
+                        && logged != Some(since)
+                    {
+                        logged = Some(since);
+                        tracing::error!("the engine makes no progress: {stall}");
+                    }
                 }
-            }
-        })?;
-        Ok(Self { shared, limit, stop: Some(stop), thread: Some(thread) })
+            })?;
+        Ok(Self {
+            shared,
+            limit,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Why the engine is not ready, if a step has stalled.
