@@ -20,7 +20,7 @@ impl Configured for Last {
     }
 
     fn self_test(&self) -> Result<(), String> {
-        Ok(())
+        Ok(()) // no value of `messages` can make it wrong
     }
 }
 
