@@ -1,1 +1,140 @@
-//! error
+//! What can go wrong with a request, and the one place that maps it to HTTP.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::engine::EngineError;
+
+/// A request's failure. Before the first byte it becomes a status, after it a frame; the words
+/// are the same.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The client's mistake. `field` is the body's field that it is about.
+    #[error("{field}: {problem}")]
+    Invalid { field: String, problem: String },
+    /// The body is no JSON, or cannot be read.
+    #[error("{0}")]
+    Malformed(String),
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    #[error("method {method} is not allowed here; allowed: {allowed}")]
+    Method { method: String, allowed: &'static str },
+    #[error("the body is larger than the {limit} bytes that server.max_body allows")]
+    TooLarge { limit: usize },
+    #[error("content-type is {found:?}, expected application/json")]
+    MediaType { found: String },
+    #[error("{waiting} requests are running or waiting already, the limit is {limit} (engine.slots + engine.queue)")]
+    Overloaded { waiting: usize, limit: usize },
+    /// Draining, still loading, or an engine that stopped.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A policy decided so; the reason is meant for the user.
+    #[error("{reason}")]
+    Refused { reason: String },
+    /// A policy failed and its hook is configured to fail closed.
+    #[error("the {hook} policy failed and policies.{hook}.fail is \"closed\"")]
+    PolicyFault { hook: &'static str },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The reader took too long; only it is cut off.
+    #[error("the client read too slowly: {buffered} parts were waiting for {waited:?}")]
+    SlowReader { buffered: usize, waited: Duration },
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// How an error looks on the wire, in OpenAI's shape: every client knows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Wire {
+    pub error: WireError,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct WireError {
+    pub message: String,
+    pub r#type: &'static str,
+    pub code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
+}
+
+impl Error {
+    pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+
+    /// Status, OpenAI's `type`, and a stable `code`.
+    pub fn class(&self) -> (StatusCode, &'static str, &'static str) {
+        const CLIENT: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        match self {
+            Self::Invalid { .. } => (StatusCode::BAD_REQUEST, CLIENT, "invalid_value"),
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, CLIENT, "malformed_body"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, CLIENT, "not_found"),
+            Self::Method { .. } => {
+                (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed")
+            }
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, CLIENT, "body_too_large"),
+            Self::MediaType { .. } => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, CLIENT, "unsupported_media_type")
+            }
+            Self::Overloaded { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "overloaded")
+            }
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "unavailable"),
+            Self::Refused { .. } => (StatusCode::UNPROCESSABLE_ENTITY, CLIENT, "refused"),
+            Self::PolicyFault { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "policy_fault"),
+            Self::Engine(EngineError::TooLong { .. }) => {
+                (StatusCode::BAD_REQUEST, CLIENT, "context_length_exceeded")
+            }
+            Self::Engine(EngineError::Grammar(_)) => {
+                (StatusCode::BAD_REQUEST, CLIENT, "invalid_grammar")
+            }
+            Self::Engine(EngineError::Decode(_) | EngineError::Stalled { .. }) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_error")
+            }
+            Self::Engine(EngineError::Stopped) => {
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, "engine_stopped")
+            }
+            Self::SlowReader { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_reader"),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal"),
+        }
+    }
+
+    pub fn wire(&self) -> Wire {
+        let (_, r#type, code) = self.class();
+        let param = match self {
+            Self::Invalid { field, .. } => Some(field.clone()),
+            _ => None,
+        };
+        Wire { error: WireError { message: self.to_string(), r#type, code, param } }
+    }
+
+    /// Seconds after which trying again makes sense.
+    fn retry_after(&self) -> Option<u64> {
+        let (status, ..) = self.class();
+        match status {
+            StatusCode::TOO_MANY_REQUESTS => Some(2),
+            StatusCode::SERVICE_UNAVAILABLE => Some(5),
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, ..) = self.class();
+        let mut response = (status, Json(self.wire())).into_response();
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Self::Method { allowed, .. } = self {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        response
+    }
+}

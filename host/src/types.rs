@@ -1,5 +1,7 @@
 //! The vocabulary that the stages share. Stages do not import each other; they meet here.
 
+pub mod units;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -185,5 +187,45 @@ impl SlotPermit {
 impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Where a request's seed comes from: `"derived"`, `"random"`, or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seed {
+    /// From the final prompt and the parameters: the same question in the same state gives the
+    /// same answer, which can be shared and cached.
+    Derived,
+    /// A fresh one: another answer each time.
+    Random,
+    #[serde(untagged)]
+    Fixed(u64),
+}
+
+impl<'de> Deserialize<'de> for Seed {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl serde::de::Visitor<'_> for Word {
+            type Value = Seed;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, \"derived\" or \"random\"")
+            }
+            // OpenAI's seeds are signed; -1 is as good a number as any.
+            fn visit_i64<E>(self, n: i64) -> Result<Seed, E> {
+                Ok(Seed::Fixed(n.cast_unsigned()))
+            }
+            fn visit_u64<E>(self, n: u64) -> Result<Seed, E> {
+                Ok(Seed::Fixed(n))
+            }
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Seed, E> {
+                match word {
+                    "derived" => Ok(Seed::Derived),
+                    "random" => Ok(Seed::Random),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(word), &self)),
+                }
+            }
+        }
+        d.deserialize_any(Word)
     }
 }
