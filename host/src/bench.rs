@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+pub mod answer;
 pub mod client;
 pub mod figures;
 pub mod loads;
