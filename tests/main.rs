@@ -3,5 +3,7 @@
 mod support;
 
 mod engine;
+mod gateway;
 mod models;
+mod policy;
 mod telemetry;

@@ -34,8 +34,6 @@ pub struct Gateway {
     pub engine: Arc<dyn Engine>,
     pub metrics: Arc<Metrics>,
     pub defaults: Defaults,
-    /// Prompts, answers and session ids may be written to spans.
-    pub capture_content: bool,
     /// The answers being written: a shutdown waits for them.
     pub answers: TaskTracker,
 }

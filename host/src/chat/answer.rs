@@ -162,8 +162,8 @@ impl Writer {
                     self.emit(step).await?;
                 }
                 Some(Event::Finished(outcome)) => {
-                    let step = self.filter.finish(outcome.finish).await;
-                    self.emit(step).await?;
+                    let rest = self.filter.finish(outcome.finish).await.map(Step::Emit);
+                    self.emit(rest).await?;
                     return Ok(End::Finished(outcome.clone()));
                 }
                 Some(Event::Failed(error)) => return Err(End::Failed(error.clone().into())),
@@ -277,6 +277,7 @@ fn close(turn: &Turn, outcome: Outcome, summary: &Summary, run: Option<&Run>) {
         output_tokens: summary.output_tokens,
         engine: run.map(|run| run.queued + run.prefill + run.decode),
         decode: run.map(|run| run.decode),
+        trace_id: summary.trace_id.as_deref(),
     });
 }
 
