@@ -22,6 +22,7 @@ pub struct Config {
     pub sessions: session::Settings,
     pub cache: cache::Settings,
     pub telemetry: trace::Settings,
+    pub log: trace::LogSettings,
     /// Where revisions, caches and remembered probes live.
     pub data: Data,
 }
@@ -47,8 +48,8 @@ pub enum ConfigError {
     File { path: PathBuf, message: String },
     #[error("{origin}: {message}")]
     Override { origin: String, message: String },
-    #[error("{key} = {value}: {problem}")]
-    Value { key: &'static str, value: String, problem: String },
+    #[error("{0}")]
+    Value(String),
 }
 
 impl Config {
@@ -68,26 +69,26 @@ impl Config {
 
     /// What no type can say.
     fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key, value: &dyn ToString, problem: &str| {
-            Err(ConfigError::Value { key, value: value.to_string(), problem: problem.into() })
-        };
-        if self.server.listen == self.server.admin && self.server.listen.port() != 0 {
-            return wrong(
-                "server.admin",
-                &self.server.admin,
-                "the same as server.listen, expected another address: the admin routes are never public",
-            );
+        let server = &self.server;
+        if server.listen == server.admin && server.listen.port() != 0 {
+            return Err(ConfigError::Value(format!(
+                "server.admin: {}, the same as server.listen; expected another address, because \
+                 the admin routes are never public",
+                server.admin
+            )));
         }
-        if self.server.backlog == 0 {
-            return wrong("server.backlog", &0, "expected at least 1");
+        if server.backlog == 0 {
+            return Err(ConfigError::Value("server.backlog: 0, expected at least 1".into()));
         }
-        if !(0.0..=1.0).contains(&self.telemetry.sample) {
-            return wrong("telemetry.sample", &self.telemetry.sample, "expected 0.0 to 1.0");
-        }
-        self.engine.check().map_err(|(key, value, problem)| ConfigError::Value { key, value, problem })
+        self.engine.validate().map_err(ConfigError::Value)?;
+        self.policies.check().map_err(ConfigError::Value)?;
+        self.telemetry.validate().map_err(|error| ConfigError::Value(error.to_string()))
     }
 
     /// The effective configuration as a TOML file.
+    ///
+    /// # Errors
+    /// When a value has no TOML form; no configuration that was read can have one.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string_pretty(self)
     }

@@ -1,14 +1,43 @@
 //! The engine: a thread of its own that owns the model and decodes all running requests in one
 //! batch. Everything outside talks to it through [`Engine`].
 //!
-//! Only `engine/llama*.rs` knows llama.cpp; `engine/scheduler*.rs` decides without it.
+//! Only `engine/llama*.rs` and `engine/cpu*.rs` know llama.cpp; `engine/scheduler*.rs` decides
+//! without it, so that its properties can be tested without a model.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub mod settings;
+
+mod scheduler;
+mod worker;
+
+mod llama;
+mod scripted;
+
+mod gguf;
+mod sampling;
+mod text;
+
+pub mod cpu;
+pub mod memory;
+pub mod threads;
+
+pub use settings::{Kind, Settings};
+pub mod shape;
+
 use crate::types::{Finish, ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer};
+
+/// The GBNF text of a JSON schema, for [`crate::types::Sampling::grammar`].
+///
+/// # Errors
+/// What llama.cpp finds wrong with the schema.
+pub fn grammar_from_schema(schema: &serde_json::Value) -> Result<String, String> {
+    llama::grammar_from_schema(schema)
+}
 
 /// The seam between the gateway and whatever produces tokens: llama.cpp in this process, a
 /// script for tests, later a remote server.
@@ -25,11 +54,48 @@ pub trait Engine: Send + Sync {
     fn status(&self) -> Status;
 }
 
+/// Loads what the settings name and starts its thread. Blocks while a model loads.
+///
+/// `data` is the folder in which the working CPU code is remembered, so that a second start
+/// need not try it out again.
+pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartError> {
+    settings.validate().map_err(StartError::Settings)?;
+    match settings.kind {
+        Kind::Llama => llama::start(settings, data),
+        Kind::Scripted => scripted::start(settings),
+        Kind::Openai => Err(StartError::Settings(settings::OPENAI_REFUSED.into())),
+    }
+}
+
+/// Why no engine could be started: one sentence that names the key or the file.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Settings(String),
+    #[error("{0}")]
+    Model(#[from] gguf::GgufError),
+    #[error("engine.model: llama.cpp cannot load {path}: {reason}")]
+    Load { path: String, reason: String },
+    #[error("engine: no context of {cells} KV cells for {path}: {reason}")]
+    Context {
+        path: String,
+        cells: u32,
+        reason: String,
+    },
+    #[error("engine: {0}")]
+    Cpu(#[from] cpu::CpuError),
+    #[error("engine: cannot start its thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
 /// One generation to run.
 pub struct Job {
     /// Whose KV may be reused; `None`: nobody's, and nothing is kept.
     pub session: Option<SessionKey>,
     pub prompt: Arc<[Token]>,
+    /// How many tokens at the start of `prompt` are the operator's own (the system text), the same
+    /// for everybody: their KV is stored once and shared. 0: nothing is shared.
+    pub head: u32,
     pub sampling: Sampling,
     pub max_tokens: u32,
     /// Texts that end the answer; they are not part of it.
@@ -48,11 +114,19 @@ pub struct Running {
 #[derive(Debug)]
 pub enum Event {
     /// Waiting behind `position` others.
-    Queued { position: usize },
+    Queued {
+        position: usize,
+    },
     /// Has a slot; `cached` prompt tokens need no computing.
-    Started { slot: usize, cached: u32 },
+    Started {
+        slot: usize,
+        cached: u32,
+    },
     /// Whole characters, in order, with the ids they came from.
-    Text { text: String, tokens: Vec<Token> },
+    Text {
+        text: String,
+        tokens: Vec<Token>,
+    },
     Finished(Outcome),
     Failed(EngineError),
 }
@@ -70,10 +144,18 @@ pub struct Outcome {
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("the prompt's {prompt} tokens and {output} for the answer exceed the context of {context}")]
-    TooLong { prompt: u32, output: u32, context: u32 },
+    #[error(
+        "the prompt's {prompt} tokens and {output} for the answer exceed the context of {context}"
+    )]
+    TooLong {
+        prompt: u32,
+        output: u32,
+        context: u32,
+    },
     #[error("the engine failed in a decode step: {0}")]
     Decode(String),
+    #[error("the grammar cannot be used: {0}")]
+    Grammar(String),
     #[error("slot {slot} made no progress for {stalled:?} and was reclaimed")]
     Stalled { slot: usize, stalled: Duration },
     #[error("the engine has stopped")]
@@ -89,6 +171,30 @@ pub struct Status {
     pub queued: usize,
     pub kv_cells_used: u32,
     pub kv_cells: u32,
+    pub totals: Totals,
+}
+
+/// What the engine has done since its start; only ever rises, but for the `parked` gauges.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Totals {
+    pub steps: u64,
+    /// Prompt tokens computed.
+    pub prefilled: u64,
+    /// Prompt tokens whose KV was there already.
+    pub reused: u64,
+    pub generated: u64,
+    /// Prompt tokens computed ahead of their request, in idle gaps.
+    pub prepared: u64,
+    /// Guessed tokens that were tried, and those that were right.
+    pub drafted: u64,
+    pub draft_hits: u64,
+    pub parks: u64,
+    pub restores: u64,
+    /// Sessions whose KV waits in RAM, and its size.
+    pub parked_sessions: u64,
+    pub parked_bytes: u64,
+    /// Bytes of the model that are locked in RAM; 0 when locking failed or was not asked for.
+    pub locked_bytes: u64,
 }
 
 #[derive(Clone, Debug, serde::Serialize)]

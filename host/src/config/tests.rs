@@ -74,5 +74,5 @@ fn what_is_printed_reads_back_the_same() {
 #[test]
 fn the_admin_address_is_never_the_public_one() {
     let error = load("[server]\nadmin = \"127.0.0.1:8000\"\n", &[], &[]).unwrap_err();
-    assert!(error.starts_with("server.admin = 127.0.0.1:8000"), "{error}");
+    assert!(error.starts_with("server.admin: 127.0.0.1:8000"), "{error}");
 }

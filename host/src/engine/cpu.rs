@@ -1,0 +1,356 @@
+//! Which CPU code runs: ggml's kernels are built once for every family of processors, each in a file
+//! of its own, and one of them is loaded.
+//!
+//! The files stand in the order of measured speed. A processor's flags say which may run; a probe
+//! in a child process says which do run, because there are virtual machines whose flags promise
+//! what then crashes. That is why no file with AMX code is ever tried. What was found is remembered
+//! for the processor, so that only the first start probes.
+
+mod probe;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use probe::child_main as probe_child_main;
+
+/// The hidden subcommand that runs [`probe_child_main`].
+pub const PROBE_COMMAND: &str = "__probe";
+
+/// A probe multiplies two small matrices; one that takes longer hangs.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+
+/// A build of the kernels and the processor flags it needs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Variant {
+    pub name: &'static str,
+    needs: &'static [&'static str],
+}
+
+const AVX: &[&str] = &["avx", "sse4_2"];
+const AVX2: &[&str] = &["avx2", "fma", "f16c", "bmi2"];
+const VNNI: &[&str] = &["avx2", "fma", "f16c", "bmi2", "avx_vnni"];
+const X512: &[&str] = &[
+    "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw",
+];
+const X512_VNNI: &[&str] = &[
+    "avx2",
+    "fma",
+    "f16c",
+    "bmi2",
+    "avx512f",
+    "avx512cd",
+    "avx512vl",
+    "avx512dq",
+    "avx512bw",
+    "avx512_vnni",
+];
+const ICELAKE: &[&str] = &[
+    "avx2",
+    "fma",
+    "f16c",
+    "bmi2",
+    "avx512f",
+    "avx512cd",
+    "avx512vl",
+    "avx512dq",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512vbmi",
+];
+const ZEN4: &[&str] = &[
+    "avx2",
+    "fma",
+    "f16c",
+    "bmi2",
+    "avx512f",
+    "avx512cd",
+    "avx512vl",
+    "avx512dq",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512vbmi",
+    "avx512_bf16",
+];
+
+/// Fastest first: prompt tokens a second of a 7B shape (8 layers) on two cores were 84.5 with zen4,
+/// 80.8 icelake, 79.4 skylakex, 57.3 alderlake, 56.8 haswell.
+const VARIANTS: &[Variant] = &[
+    Variant {
+        name: "zen4",
+        needs: ZEN4,
+    },
+    Variant {
+        name: "icelake",
+        needs: ICELAKE,
+    },
+    Variant {
+        name: "cascadelake",
+        needs: X512_VNNI,
+    },
+    Variant {
+        name: "skylakex",
+        needs: X512,
+    },
+    Variant {
+        name: "alderlake",
+        needs: VNNI,
+    },
+    Variant {
+        name: "haswell",
+        needs: AVX2,
+    },
+    Variant {
+        name: "sandybridge",
+        needs: AVX,
+    },
+    Variant {
+        name: "sse42",
+        needs: &["sse4_2"],
+    },
+];
+
+/// Why no CPU code could be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    #[error("no CPU code found: none of {tried:?} holds a libggml-cpu-*.so")]
+    Missing { tried: Vec<PathBuf> },
+    #[error("no CPU code works here: tried {tried:?}, the processor is {model:?}")]
+    NoneWorks {
+        tried: Vec<&'static str>,
+        model: String,
+    },
+}
+
+/// The processor, as /proc/cpuinfo describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processor {
+    pub model: String,
+    pub flags: Vec<String>,
+}
+
+/// What earlier probes found, kept in the data folder.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Memory {
+    /// Processor and build that this is about.
+    key: String,
+    works: Option<String>,
+}
+
+/// Loads the best CPU code that works and returns its name. Call it once, before the backend.
+pub fn load_best(data: &Path) -> Result<&'static str, CpuError> {
+    let folder = find_folder()?;
+    let processor = Processor::here();
+    let candidates = candidates(&processor);
+    let there: Vec<_> = candidates
+        .into_iter()
+        .map(|v| (v.name, folder.join(file_name(v.name))))
+        .filter(|(_, f)| f.is_file())
+        .collect();
+    let memory = data.join("cpu-code.json");
+    let key = memory_key(&processor, &there);
+    let remembered = recall(&memory, &key);
+    let tried = || there.iter().map(|(name, _)| *name).collect();
+    for (name, file) in &there {
+        let known = remembered.as_deref() == Some(*name);
+        if remembered.is_some() && !known {
+            continue;
+        }
+        if (known || probe(file)) && probe::load(file) {
+            if !known {
+                remember(
+                    &memory,
+                    &Memory {
+                        key,
+                        works: Some((*name).into()),
+                    },
+                );
+            }
+            return Ok(name);
+        }
+    }
+    Err(CpuError::NoneWorks {
+        tried: tried(),
+        model: processor.model,
+    })
+}
+
+/// The variants that the processor's flags allow, fastest first.
+pub fn candidates(processor: &Processor) -> Vec<&'static Variant> {
+    let has = |flag: &&str| processor.flags.iter().any(|f| f == flag);
+    VARIANTS
+        .iter()
+        .filter(|variant| variant.needs.iter().all(has))
+        .collect()
+}
+
+impl Processor {
+    /// The first processor of this machine.
+    pub fn here() -> Self {
+        Self::parse(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+    }
+
+    fn parse(cpuinfo: &str) -> Self {
+        let field = |name: &str| {
+            cpuinfo.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                (key.trim() == name).then(|| value.trim().to_owned())
+            })
+        };
+        Self {
+            model: field("model name").unwrap_or_default(),
+            flags: field("flags")
+                .unwrap_or_default()
+                .split(' ')
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
+}
+
+fn file_name(variant: &str) -> String {
+    format!("libggml-cpu-{variant}.so")
+}
+
+/// The folder with the kernels: beside the binary, or where a package puts them.
+fn find_folder() -> Result<PathBuf, CpuError> {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let beside = exe.parent().unwrap_or(Path::new("."));
+    let places = [
+        beside.join("lib"),
+        beside.join("../lib"),
+        beside.join("../lib/stent"),
+    ];
+    let holds = |folder: &PathBuf| {
+        VARIANTS
+            .iter()
+            .any(|v| folder.join(file_name(v.name)).is_file())
+    };
+    match places.iter().find(|folder| holds(folder)) {
+        Some(folder) => Ok(folder.clone()),
+        None => Err(CpuError::Missing {
+            tried: places.into(),
+        }),
+    }
+}
+
+/// Tries the file in a child process; its death rules the file out.
+fn probe(file: &Path) -> bool {
+    let Some(stent) = prober() else {
+        tracing::warn!("no `stent` binary to probe CPU code with: it is used untried");
+        return true;
+    };
+    let mut command = Command::new(stent);
+    command
+        .arg(PROBE_COMMAND)
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let works = match command.spawn() {
+        Ok(mut child) => wait(&mut child),
+        Err(error) => {
+            tracing::warn!(%error, "a probe of CPU code could not be started: it is used untried");
+            return true;
+        }
+    };
+    if !works {
+        tracing::warn!(file = %file.display(), "this CPU code does not work here, the next one is tried");
+    }
+    works
+}
+
+/// This binary, or for a test the one beside its folder.
+fn prober() -> Option<PathBuf> {
+    let exe = std::env::current_exe().ok()?;
+    if exe.file_stem()? == "stent" {
+        return Some(exe);
+    }
+    let beside = exe.parent()?.parent()?.join("stent");
+    beside.is_file().then_some(beside)
+}
+
+fn wait(child: &mut std::process::Child) -> bool {
+    let since = std::time::Instant::now();
+    while since.elapsed() < PROBE_LIMIT {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+            Err(_) => return false,
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    false
+}
+
+/// Another processor, another build or other files: probed anew.
+fn memory_key(processor: &Processor, files: &[(&str, PathBuf)]) -> String {
+    let size = |file: &PathBuf| std::fs::metadata(file).map_or(0, |about| about.len());
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, file)| format!("{name}:{}", size(file)))
+        .collect();
+    let amx = processor.flags.iter().any(|flag| flag.starts_with("amx"));
+    format!("{} | amx {amx} | {}", processor.model, files.join(" "))
+}
+
+fn recall(path: &Path, key: &str) -> Option<String> {
+    let memory: Memory = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    (memory.key == key).then_some(memory.works).flatten()
+}
+
+/// Forgetting costs a probe at the next start, no more: a failure is not worth a word.
+fn remember(path: &Path, memory: &Memory) {
+    if let Some(folder) = path.parent() {
+        let _ = std::fs::create_dir_all(folder);
+    }
+    if let Ok(text) = serde_json::to_vec_pretty(memory) {
+        let _ = std::fs::write(path, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn best(flags: &str) -> Option<&'static str> {
+        let cpuinfo =
+            format!("processor : 0\nmodel name : Some CPU\nflags : {flags}\n\nprocessor : 1\n");
+        candidates(&Processor::parse(&cpuinfo))
+            .first()
+            .map(|variant| variant.name)
+    }
+
+    #[test]
+    fn flags_decide_and_amx_is_never_used() {
+        let avx2 = "sse4_2 avx avx2 fma f16c bmi2";
+        let avx512 = format!("{avx2} avx512f avx512cd avx512vl avx512dq avx512bw");
+        assert_eq!(best("sse4_2"), Some("sse42"));
+        assert_eq!(best(avx2), Some("haswell"));
+        assert_eq!(best(&format!("{avx2} avx_vnni")), Some("alderlake"));
+        assert_eq!(best(&avx512), Some("skylakex"));
+        let all = format!("{avx512} avx512_vnni avx512vbmi avx512_bf16 amx_tile amx_int8");
+        assert_eq!(best(&all), Some("zen4"));
+        assert_eq!(best("mmx"), None);
+    }
+
+    #[test]
+    fn a_finding_holds_for_its_processor_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data/cpu-code.json");
+        remember(
+            &path,
+            &Memory {
+                key: "a".into(),
+                works: Some("zen4".into()),
+            },
+        );
+        assert_eq!(recall(&path, "a").as_deref(), Some("zen4"));
+        assert_eq!(recall(&path, "b"), None);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(recall(&path, "a"), None);
+    }
+}

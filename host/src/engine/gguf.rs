@@ -1,0 +1,396 @@
+//! Reads a GGUF file's header before llama.cpp sees it, so that a missing, corrupt or truncated
+//! file is one clear sentence and never an abort.
+//!
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Longest string in a header; the longest real ones are chat templates.
+const MAX_STRING: u64 = 1 << 24;
+/// Most keys, tensors or array elements: a vocabulary has some hundred thousand.
+const MAX_COUNT: u64 = 1 << 24;
+
+/// What the header tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    pub name: Option<String>,
+    pub architecture: Option<String>,
+    /// Context that the model was trained with.
+    pub context: Option<u64>,
+    /// sha256 over everything before the weights, and the file's size.
+    pub fingerprint: String,
+    pub file_bytes: u64,
+    /// True for the bundled demo model, which is known by its name.
+    pub demo: bool,
+}
+
+/// What is wrong with the file.
+#[derive(Debug, thiserror::Error)]
+pub enum GgufError {
+    #[error("engine.model: cannot open {path}: {source}, expected a GGUF file")]
+    Open {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("engine.model: {path} is not a GGUF file: it starts with {found:?}, expected \"GGUF\"")]
+    Magic { path: PathBuf, found: String },
+    #[error("engine.model: {path} has GGUF version {found}, expected 2 or 3")]
+    Version { path: PathBuf, found: u32 },
+    #[error("engine.model: {path} is corrupt: {what}")]
+    Corrupt { path: PathBuf, what: String },
+    #[error("engine.model: {path} is truncated: {found} bytes, expected at least {expected}")]
+    Truncated {
+        path: PathBuf,
+        found: u64,
+        expected: u64,
+    },
+}
+
+/// Reads and checks the header of the file at `path`.
+pub fn read(path: &Path) -> Result<Header, GgufError> {
+    let open = |source| GgufError::Open {
+        path: path.into(),
+        source,
+    };
+    let file = File::open(path).map_err(open)?;
+    let about = file.metadata().map_err(open)?;
+    if about.is_dir() {
+        return Err(open(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let reader = Reader {
+        path,
+        from: BufReader::with_capacity(1 << 16, file),
+        at: 0,
+        size: about.len(),
+        hash: Sha256::new(),
+    };
+    reader.header()
+}
+
+struct Reader<'a, R> {
+    path: &'a Path,
+    from: R,
+    at: u64,
+    size: u64,
+    hash: Sha256,
+}
+
+/// A value that is looked at, or one that is only skipped.
+enum Value {
+    Text(String),
+    Number(u64),
+    Other,
+}
+
+impl<R: Read> Reader<'_, R> {
+    fn header(mut self) -> Result<Header, GgufError> {
+        let magic: [u8; 4] = self.bytes()?;
+        if magic != *b"GGUF" {
+            let found = String::from_utf8_lossy(&magic).into_owned();
+            return Err(GgufError::Magic {
+                path: self.path.into(),
+                found,
+            });
+        }
+        let version = u32::from_le_bytes(self.bytes()?);
+        if !(2..=3).contains(&version) {
+            return Err(GgufError::Version {
+                path: self.path.into(),
+                found: version,
+            });
+        }
+        let tensors = self.count("tensors")?;
+        let keys = self.count("keys")?;
+        if tensors == 0 {
+            return Err(self.corrupt("it holds no tensors".into()));
+        }
+        let mut header = Header {
+            name: None,
+            architecture: None,
+            context: None,
+            fingerprint: String::new(),
+            file_bytes: self.size,
+            demo: false,
+        };
+        let mut alignment = 32;
+        for _ in 0..keys {
+            let key = self.string("a key")?;
+            match (key.as_str(), self.value(&key)?) {
+                ("general.name", Value::Text(name)) => header.name = Some(name),
+                ("general.architecture", Value::Text(name)) => header.architecture = Some(name),
+                ("general.alignment", Value::Number(bytes)) => alignment = bytes,
+                (key, Value::Number(tokens)) if key.ends_with(".context_length") => {
+                    header.context = Some(tokens);
+                }
+                _ => {}
+            }
+        }
+        if !alignment.is_power_of_two() || alignment > 1 << 20 {
+            return Err(self.corrupt(format!(
+                "general.alignment is {alignment}, expected a power of two"
+            )));
+        }
+        let mut weights = 0;
+        for _ in 0..tensors {
+            weights = weights.max(self.tensor()?);
+        }
+        let data = self.at.next_multiple_of(alignment);
+        let expected = data.saturating_add(weights);
+        if expected > self.size {
+            return Err(GgufError::Truncated {
+                path: self.path.into(),
+                found: self.size,
+                expected,
+            });
+        }
+        self.hash.update(self.size.to_le_bytes());
+        header.demo = header.name.as_deref() == Some("stent-demo");
+        header.fingerprint = hex::encode(self.hash.finalize());
+        Ok(header)
+    }
+
+    /// One tensor's entry; where its weights end, counted from the first one.
+    fn tensor(&mut self) -> Result<u64, GgufError> {
+        let name = self.string("a tensor's name")?;
+        let dims = u32::from_le_bytes(self.bytes()?);
+        if !(1..=4).contains(&dims) {
+            return Err(self.corrupt(format!(
+                "tensor {name:?} has {dims} dimensions, expected 1 to 4"
+            )));
+        }
+        let mut elements: u64 = 1;
+        let mut row = 1;
+        for dim in 0..dims {
+            let len = u64::from_le_bytes(self.bytes()?);
+            if dim == 0 {
+                row = len;
+            }
+            elements = elements
+                .checked_mul(len)
+                .filter(|&n| n > 0 && n < 1 << 48)
+                .ok_or_else(|| self.corrupt(format!("tensor {name:?} has an impossible size")))?;
+        }
+        let kind = u32::from_le_bytes(self.bytes()?);
+        let offset = u64::from_le_bytes(self.bytes()?);
+        let (block, bytes) = block(kind)
+            .ok_or_else(|| self.corrupt(format!("tensor {name:?} has the unknown type {kind}")))?;
+        if row % block != 0 {
+            return Err(self.corrupt(format!(
+                "tensor {name:?} has rows of {row}, expected a multiple of {block}"
+            )));
+        }
+        offset
+            .checked_add(elements / block * bytes)
+            .ok_or_else(|| self.corrupt(format!("tensor {name:?} lies at an impossible place")))
+    }
+
+    fn value(&mut self, key: &str) -> Result<Value, GgufError> {
+        let kind = u32::from_le_bytes(self.bytes()?);
+        self.value_of(kind, key, true)
+    }
+
+    fn value_of(&mut self, kind: u32, key: &str, top: bool) -> Result<Value, GgufError> {
+        Ok(match kind {
+            0 | 7 => Value::Number(u64::from(self.bytes::<1>()?[0])),
+            1 => self.skip::<1>()?,
+            2 => Value::Number(u64::from(u16::from_le_bytes(self.bytes()?))),
+            3 => self.skip::<2>()?,
+            4 => Value::Number(u64::from(u32::from_le_bytes(self.bytes()?))),
+            5 | 6 => self.skip::<4>()?,
+            8 => Value::Text(self.string(key)?),
+            9 if top => {
+                let kind = u32::from_le_bytes(self.bytes()?);
+                for _ in 0..self.count(key)? {
+                    self.value_of(kind, key, false)?;
+                }
+                Value::Other
+            }
+            10 => Value::Number(u64::from_le_bytes(self.bytes()?)),
+            11 | 12 => self.skip::<8>()?,
+            _ => return Err(self.corrupt(format!("key {key:?} has the unknown type {kind}"))),
+        })
+    }
+
+    fn skip<const N: usize>(&mut self) -> Result<Value, GgufError> {
+        self.bytes::<N>()?;
+        Ok(Value::Other)
+    }
+
+    fn count(&mut self, what: &str) -> Result<u64, GgufError> {
+        let count = u64::from_le_bytes(self.bytes()?);
+        if count > MAX_COUNT {
+            return Err(self.corrupt(format!(
+                "it claims {count} {what}, expected at most {MAX_COUNT}"
+            )));
+        }
+        Ok(count)
+    }
+
+    fn string(&mut self, what: &str) -> Result<String, GgufError> {
+        let len = u64::from_le_bytes(self.bytes()?);
+        if len > MAX_STRING {
+            return Err(self.corrupt(format!(
+                "{what} is {len} bytes long, expected at most {MAX_STRING}"
+            )));
+        }
+        let mut text = vec![0; len as usize];
+        self.fill(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], GgufError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), GgufError> {
+        let expected = self.at + bytes.len() as u64;
+        self.from
+            .read_exact(bytes)
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::UnexpectedEof => GgufError::Truncated {
+                    path: self.path.into(),
+                    found: self.size,
+                    expected,
+                },
+                _ => GgufError::Open {
+                    path: self.path.into(),
+                    source,
+                },
+            })?;
+        self.at = expected;
+        self.hash.update(&*bytes);
+        Ok(())
+    }
+
+    fn corrupt(&self, what: String) -> GgufError {
+        GgufError::Corrupt {
+            path: self.path.into(),
+            what,
+        }
+    }
+}
+
+/// Elements and bytes of a block of the ggml type.
+fn block(kind: u32) -> Option<(u64, u64)> {
+    Some(match kind {
+        0 | 26 => (1, 4),
+        1 | 25 | 30 => (1, 2),
+        2 => (32, 18),
+        3 => (32, 20),
+        6 => (32, 22),
+        7 => (32, 24),
+        8 => (32, 34),
+        9 => (32, 36),
+        10 => (256, 84),
+        11 => (256, 110),
+        12 => (256, 144),
+        13 => (256, 176),
+        14 => (256, 210),
+        15 => (256, 292),
+        16 => (256, 66),
+        17 => (256, 74),
+        18 => (256, 98),
+        19 => (256, 50),
+        20 => (32, 18),
+        21 => (256, 110),
+        22 => (256, 82),
+        23 => (256, 136),
+        24 => (1, 1),
+        27 | 28 => (1, 8),
+        29 => (256, 56),
+        34 => (256, 54),
+        35 => (256, 66),
+        39 => (32, 17),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A small valid file: two keys, one tensor of 64 floats.
+    fn sample() -> Vec<u8> {
+        let mut file = b"GGUF".to_vec();
+        file.extend(3_u32.to_le_bytes());
+        file.extend(1_u64.to_le_bytes());
+        file.extend(2_u64.to_le_bytes());
+        let text = |file: &mut Vec<u8>, text: &str| {
+            file.extend((text.len() as u64).to_le_bytes());
+            file.extend(text.as_bytes());
+        };
+        text(&mut file, "general.name");
+        file.extend(8_u32.to_le_bytes());
+        text(&mut file, "tiny");
+        text(&mut file, "llama.context_length");
+        file.extend(4_u32.to_le_bytes());
+        file.extend(512_u32.to_le_bytes());
+        text(&mut file, "token_embd.weight");
+        file.extend(1_u32.to_le_bytes());
+        file.extend(64_u64.to_le_bytes());
+        file.extend(0_u32.to_le_bytes());
+        file.extend(0_u64.to_le_bytes());
+        file.resize(file.len().next_multiple_of(32) + 256, 0);
+        file
+    }
+
+    fn check(bytes: &[u8]) -> Result<Header, GgufError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        read(file.path())
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let header = check(&sample()).unwrap();
+        assert_eq!(
+            (header.name.as_deref(), header.context),
+            (Some("tiny"), Some(512))
+        );
+        assert_eq!(header.fingerprint.len(), 64);
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        let says = |bytes: &[u8]| check(bytes).unwrap_err().to_string();
+        assert!(
+            says(b"<html>not found</html>").contains("starts with \"<htm\", expected \"GGUF\"")
+        );
+        let whole = sample();
+        let short = says(&whole[..whole.len() - 1]);
+        let sizes = format!(
+            "truncated: {} bytes, expected at least {}",
+            whole.len() - 1,
+            whole.len()
+        );
+        assert!(short.contains(&sizes), "{short}");
+        let mut old = whole.clone();
+        old[4] = 1;
+        assert!(says(&old).contains("version 1, expected 2 or 3"));
+        let missing = read(Path::new("/nowhere/x.gguf")).unwrap_err().to_string();
+        assert!(
+            missing.contains("/nowhere/x.gguf") && missing.contains("No such file"),
+            "{missing}"
+        );
+        assert!(says(b"").contains("truncated"));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_or_a_header(at in 0_usize..400, byte: u8, cut in 0_usize..400) {
+            let mut bytes = sample();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(bytes.len() - cut % bytes.len());
+            let _ = check(&bytes);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! llama.cpp: the model, its vocabulary and the context that the engine thread steps.
+
+mod device;
+mod grammar;
+mod log;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use llama_cpp_2::LlamaCppError;
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+
+use super::gguf::{self, Header};
+use super::memory::{self, Lock};
+use super::scheduler::Limits;
+use super::settings::{Settings, StepBudget};
+use super::threads::{self, Machine};
+use super::worker::{self, Parts};
+use super::{Engine, StartError, cpu};
+use crate::types::{ModelInfo, Special, Token, Tokenizer};
+use device::{Device, Shape};
+pub use grammar::from_schema as grammar_from_schema;
+
+/// Rows that the repacked matrix kernels compute together.
+const ROW_GROUP: usize = 4;
+
+/// Loads the model, locks it as far as the kernel allows, and starts the thread.
+pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartError> {
+    let header = gguf::read(&settings.model)?;
+    let backend = backend(data)?;
+    let before = memory::locked();
+    let model = Arc::new(load(backend, settings)?);
+    let lock = if settings.mlock {
+        memory::judge(
+            model.size(),
+            before,
+            memory::locked(),
+            log::lock_refused(),
+            memory::limit(),
+        )
+    } else {
+        Lock::NotAsked
+    };
+    match lock {
+        Lock::Failed { .. } => tracing::warn!("{lock}"),
+        Lock::NotAsked | Lock::Locked { .. } => tracing::info!("{lock}"),
+    }
+    if let Some(trained) = header.context
+        && trained < u64::from(settings.n_ctx)
+    {
+        tracing::warn!(
+            "engine.n_ctx: {} is more than the {trained} tokens that {} was trained with; answers \
+             get worse beyond them",
+            settings.n_ctx,
+            settings.model.display()
+        );
+    }
+    let shape = shape(settings);
+    let info = info(&header, &model, settings);
+    let limits = limits(settings, &model);
+    let parts = Parts {
+        model: info,
+        tokenizer: Arc::new(Vocabulary {
+            model: Arc::clone(&model),
+        }),
+        stall_after: settings.stall_after,
+        locked_bytes: match lock {
+            Lock::Locked { bytes, .. } => bytes,
+            Lock::NotAsked | Lock::Failed { .. } => 0,
+        },
+        limits: limits.clone(),
+    };
+    let path = settings.model.display().to_string();
+    let handle = worker::start(parts, move |run| {
+        let mut device = Device::open(backend, &model, &limits, shape).map_err(|reason| {
+            StartError::Context {
+                path,
+                cells: limits.cells,
+                reason,
+            }
+        })?;
+        run(&mut device);
+        Ok::<(), StartError>(())
+    })?;
+    Ok(Arc::new(handle))
+}
+
+/// The process's one backend, with the best CPU code that works here.
+fn backend(data: &Path) -> Result<&'static LlamaBackend, StartError> {
+    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(backend) = BACKEND.get() {
+        return Ok(backend);
+    }
+    log::forward();
+    let variant = cpu::load_best(data)?;
+    tracing::info!(variant, "CPU code chosen");
+    let failed = |error: LlamaCppError| StartError::Load {
+        path: "its backend".into(),
+        reason: error.to_string(),
+    };
+    let backend = LlamaBackend::init().map_err(failed)?;
+    Ok(BACKEND.get_or_init(|| backend))
+}
+
+fn load(backend: &LlamaBackend, settings: &Settings) -> Result<LlamaModel, StartError> {
+    let params = LlamaModelParams::default()
+        .with_n_gpu_layers(settings.gpu_layers)
+        .with_use_mmap(settings.mmap)
+        .with_use_mlock(settings.mlock);
+    log::forget();
+    LlamaModel::load_from_file(backend, &settings.model, &params).map_err(|error| {
+        StartError::Load {
+            path: settings.model.display().to_string(),
+            reason: log::last_error().unwrap_or_else(|| error.to_string()),
+        }
+    })
+}
+
+fn info(header: &Header, model: &LlamaModel, settings: &Settings) -> ModelInfo {
+    let stem = settings
+        .model
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let vocabulary = model.vocab();
+    ModelInfo {
+        name: header.name.clone().unwrap_or_else(|| stem.into_owned()),
+        fingerprint: header.fingerprint.clone(),
+        n_ctx: settings.n_ctx,
+        n_vocab: vocabulary.n_tokens() as u32,
+        bos: vocabulary.bos().0,
+        eos: vocabulary.eos().0,
+        demo: header.demo,
+    }
+}
+
+fn limits(settings: &Settings, model: &LlamaModel) -> Limits {
+    // K and V of one token in every layer, two bytes a number.
+    let width =
+        model.n_embd() as u64 / u64::from(model.n_head().max(1)) * u64::from(model.n_head_kv());
+    Limits {
+        slots: settings.slots as usize,
+        context: settings.n_ctx as usize,
+        cells: settings.cells(),
+        idle_sessions: settings.kv_sessions as usize,
+        park_bytes: settings.kv_park_bytes,
+        token_bytes: u64::from(model.n_layer()) * width * 2 * 2,
+        max_rows: settings.n_batch as usize,
+        max_chunk: settings.n_ubatch as usize,
+        group: ROW_GROUP,
+        budget: match settings.step_budget {
+            StepBudget::Auto => None,
+            StepBudget::Fixed(budget) => Some(budget),
+        },
+        speculation: settings.speculation,
+    }
+}
+
+fn shape(settings: &Settings) -> Shape {
+    let machine = Machine::here();
+    let clamp = |key, asked| {
+        let clamped = threads::clamp(key, asked, machine);
+        if let Some(reason) = &clamped.reason {
+            tracing::info!("{reason}");
+        }
+        clamped.threads as i32
+    };
+    Shape {
+        n_batch: settings.n_batch,
+        n_ubatch: settings.n_ubatch,
+        threads: clamp("threads", settings.threads),
+        threads_batch: clamp("threads_batch", settings.threads_batch),
+    }
+}
+
+/// The model's own tokenizer. The model is never changed, so nobody waits for a decode step.
+struct Vocabulary {
+    model: Arc<LlamaModel>,
+}
+
+impl Tokenizer for Vocabulary {
+    fn encode(&self, text: &str, special: Special) -> Vec<Token> {
+        // Begin and end tokens are placed by whoever builds the prompt.
+        let tokens = self
+            .model
+            .vocab()
+            .tokenize(text.as_bytes(), false, special == Special::Parse);
+        tokens.into_iter().map(|LlamaToken(token)| token).collect()
+    }
+
+    fn bytes(&self, token: Token) -> Vec<u8> {
+        let vocabulary = self.model.vocab();
+        if !(0..vocabulary.n_tokens()).contains(&token) {
+            return Vec::new();
+        }
+        // Control tokens have no text of their own.
+        vocabulary.token_to_piece(LlamaToken(token), false, None)
+    }
+}

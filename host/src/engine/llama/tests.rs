@@ -1,0 +1,80 @@
+//! How far the logits of a row depend on the rows beside it.
+
+use super::*;
+use crate::engine::scheduler::{Op, Row};
+use crate::engine::worker::Device as _;
+
+#[path = "../../../../tests/engine/tiny.rs"]
+#[expect(dead_code, reason = "the integration tests use all of it")]
+mod tiny;
+
+/// Largest difference of a logit, as a share of the largest logit, between a step with one row and
+/// one with four: sums are added up in another order, and K and V are rounded to 16 bits after it.
+const TOLERANCE: f32 = 0.01;
+
+/// Logits after each token of `streams`, all of them computed together.
+fn forced(device: &mut Device<'_>, streams: &[Vec<Token>]) -> Vec<Vec<Vec<f32>>> {
+    let mut all = vec![Vec::new(); streams.len()];
+    for at in 0..streams[0].len() {
+        let rows: Vec<_> = (0..streams.len())
+            .map(|seq| Row {
+                seq: seq as i32,
+                pos: at as u32,
+                token: streams[seq][at],
+                logits: true,
+            })
+            .collect();
+        device.step(&rows).unwrap();
+        for (row, logits) in all.iter_mut().enumerate() {
+            logits.push(device.logits(row).to_vec());
+        }
+    }
+    for seq in 0..streams.len() {
+        device
+            .apply(Op::Remove {
+                seq: seq as i32,
+                from: 0,
+            })
+            .unwrap();
+    }
+    all
+}
+
+#[test]
+fn four_rows_give_the_logits_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        model: tiny::write(folder.path(), tiny::Weights::Quantised),
+        mlock: false,
+        n_ctx: 256,
+        n_batch: 64,
+        n_ubatch: 64,
+        max_tokens: 8,
+        ..Settings::default()
+    };
+    let backend = backend(folder.path()).unwrap();
+    let model = Arc::new(load(backend, &settings).unwrap());
+    let limits = limits(&settings, &model);
+    let mut device = Device::open(backend, &model, &limits, shape(&settings)).unwrap();
+    let mut random = tiny::Random(5);
+    let mut stream = || {
+        (0..100)
+            .map(|_| 3 + (random.next() % 256) as Token)
+            .collect::<Vec<_>>()
+    };
+    let streams = [stream(), stream(), stream(), stream()];
+    let together = forced(&mut device, &streams);
+    let mut worst = 0_f32;
+    for (i, stream) in streams.iter().enumerate() {
+        let alone = forced(&mut device, std::slice::from_ref(stream));
+        for (a, b) in alone[0].iter().zip(&together[i]) {
+            let largest = a.iter().fold(0_f32, |m, x| m.max(x.abs()));
+            let off = a
+                .iter()
+                .zip(b)
+                .fold(0_f32, |m, (a, b)| m.max((a - b).abs()));
+            worst = worst.max(off / largest);
+        }
+    }
+    assert!(worst < TOLERANCE, "largest difference {worst}");
+}

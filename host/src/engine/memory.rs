@@ -1,0 +1,139 @@
+//! Whether the model is really locked in RAM. llama.cpp goes on when `mlock` fails, so the kernel is
+//! asked afterwards.
+
+use std::fmt;
+
+/// What came of `engine.mlock`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    NotAsked,
+    Locked {
+        bytes: u64,
+        model: u64,
+    },
+    Failed {
+        locked: u64,
+        wanted: u64,
+        limit: Option<u64>,
+    },
+}
+
+/// Says what the kernel has locked of the `wanted` bytes since `before`; `refused`: whether a call
+/// to `mlock` failed on the way.
+pub fn judge(wanted: u64, before: u64, after: u64, refused: bool, limit: Option<u64>) -> Lock {
+    let locked = after.saturating_sub(before);
+    if refused || locked == 0 {
+        Lock::Failed {
+            locked,
+            wanted,
+            limit,
+        }
+    } else {
+        Lock::Locked {
+            bytes: locked,
+            model: wanted,
+        }
+    }
+}
+
+/// `VmLck` of this process in bytes; 0 where the kernel does not tell.
+pub fn locked() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    vm_lck(&status).unwrap_or(0)
+}
+
+fn vm_lck(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmLck:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// RLIMIT_MEMLOCK of this process; `None`: unlimited.
+pub fn limit() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getrlimit writes one rlimit to the valid pointer that it is given.
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0;
+    (!failed && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Lock::NotAsked => write!(f, "engine.mlock is off: the model may be swapped out"),
+            Lock::Locked { bytes, model } => {
+                write!(
+                    f,
+                    "{} of the model's {} MiB are locked in RAM",
+                    bytes >> 20,
+                    model >> 20
+                )?;
+                if bytes + model / 16 < model {
+                    // Such copies live in ordinary memory, which mlock does not cover.
+                    write!(f, "; the rest is stored anew in a form that suits the CPU")?;
+                }
+                Ok(())
+            }
+            Lock::Failed {
+                locked,
+                wanted,
+                limit,
+            } => {
+                let (locked, wanted) = (locked >> 10, wanted >> 10);
+                write!(
+                    f,
+                    "engine.mlock: only {locked} of {wanted} KiB are locked in RAM, "
+                )?;
+                match limit {
+                    Some(limit) => write!(
+                        f,
+                        "because `ulimit -l` is {} KiB; raise it to {wanted} (systemd: LimitMEMLOCK) \
+                         or set engine.mlock = false",
+                        limit >> 10
+                    ),
+                    None => write!(f, "although `ulimit -l` is unlimited: not enough free RAM"),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_did_not_happen_is_never_claimed() {
+        let locked = judge(4000, 100, 4100, false, None);
+        assert_eq!(
+            locked,
+            Lock::Locked {
+                bytes: 4000,
+                model: 4000
+            }
+        );
+        assert!(matches!(
+            judge(4000, 100, 100, false, None),
+            Lock::Failed { .. }
+        ));
+        let failed = judge(4 << 20, 0, 64 << 10, true, Some(64 << 10));
+        assert_eq!(
+            failed.to_string(),
+            "engine.mlock: only 64 of 4096 KiB are locked in RAM, because `ulimit -l` is 64 KiB; \
+             raise it to 4096 (systemd: LimitMEMLOCK) or set engine.mlock = false"
+        );
+    }
+
+    #[test]
+    fn the_kernels_words_are_understood() {
+        assert_eq!(
+            vm_lck("VmPeak:\t 1 kB\nVmLck:\t    2048 kB\nVmPin:\t0 kB\n"),
+            Some(2 << 20)
+        );
+        assert_eq!(vm_lck("nothing"), None);
+    }
+}

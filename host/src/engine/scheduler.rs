@@ -1,0 +1,355 @@
+//! What the next step computes: decisions only, no llama.cpp, no clock, no thread.
+//!
+//! Every step is one batch. First come the running answers, one row each (or a few more, when the
+//! text can be guessed), then as many prompt tokens as fit the step's time budget. Prompts are
+//! computed one at a time, shortest first with ageing, and a slot whose prompt waits holds its
+//! place. When nobody waits, the next turn of an idle session is computed ahead.
+//!
+//! [`Scheduler::plan`] says what to do, [`Scheduler::complete`] takes in what came out; nothing is
+//! believed to be in the cache before that.
+
+mod plan;
+mod slot;
+
+mod cost;
+mod fair;
+mod kv;
+mod lookup;
+
+mod fill;
+mod outcome;
+
+#[cfg(test)]
+mod properties;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cost::Cost;
+use fair::Ledger;
+use kv::{Kv, Pool, Want};
+use slot::{Slot, Work};
+
+use crate::types::{SessionKey, Token};
+
+pub use plan::{
+    Counts, Drawn, JobId, Limits, Op, Plan, Request, Row, SeqId, Started, Ticket, Time,
+};
+pub use slot::Doing;
+
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    submitted: Time,
+}
+
+/// A session's next prompt, computed ahead.
+#[derive(Debug)]
+struct Ahead {
+    session: SessionKey,
+    tokens: Arc<[Token]>,
+    /// Has a sequence once it was begun.
+    seq: Option<SeqId>,
+}
+
+/// The state of the engine between two steps.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    slots: Vec<Slot>,
+    queue: Vec<Waiting>,
+    ahead: VecDeque<Ahead>,
+    kv: Kv,
+    cost: Cost,
+    ledger: Ledger,
+    counts: Counts,
+}
+
+impl Scheduler {
+    pub fn new(limits: Limits) -> Self {
+        let pool = Pool {
+            // Padding rows need cells of their own.
+            cells: limits.cells.saturating_sub(limits.group as u32 - 1),
+            sequences: limits.sequences() - 1,
+            idle: limits.idle_sessions,
+            park_bytes: limits.park_bytes,
+            token_bytes: limits.token_bytes,
+        };
+        Self {
+            slots: (0..limits.slots).map(|_| Slot::Idle).collect(),
+            queue: Vec::new(),
+            ahead: VecDeque::new(),
+            kv: Kv::new(pool),
+            cost: Cost::default(),
+            ledger: Ledger::default(),
+            counts: Counts::default(),
+            limits,
+        }
+    }
+
+    /// The longest prompt and answer together.
+    pub fn context(&self) -> usize {
+        self.limits
+            .context
+            .min(self.limits.cells as usize - (self.limits.group - 1))
+    }
+
+    /// Queues a request that fits [`Self::context`]; the caller has checked that its prompt is not
+    /// empty.
+    pub fn submit(&mut self, request: Request, now: Time) {
+        self.queue.push(Waiting {
+            request,
+            submitted: now,
+        });
+    }
+
+    /// The job's slot or place in the queue is free from the next plan on.
+    pub fn cancel(&mut self, id: JobId, now: Time) {
+        self.queue.retain(|waiting| waiting.request.id != id);
+        let slot = self
+            .slots
+            .iter()
+            .position(|slot| slot.work().is_some_and(|w| w.id == id));
+        if let Some(slot) = slot {
+            self.release(slot, now);
+        }
+    }
+
+    /// Remembers what the session's next prompt starts with.
+    pub fn prepare(&mut self, session: SessionKey, tokens: Arc<[Token]>, now: Time) {
+        self.drop_ahead(&session, now);
+        if !tokens.is_empty() && tokens.len() < self.context() {
+            self.ahead.push_back(Ahead {
+                session,
+                tokens,
+                seq: None,
+            });
+        }
+    }
+
+    /// Nothing of the session is kept, also not what a running answer leaves behind.
+    pub fn forget(&mut self, session: &SessionKey, now: Time) {
+        self.drop_ahead(session, now);
+        for slot in &mut self.slots {
+            if let Some(work) = slot.work_mut()
+                && work.session.as_ref() == Some(session)
+            {
+                work.session = None;
+            }
+        }
+        self.kv.forget(session);
+    }
+
+    /// A restore failed: the sequence starts from nothing. The plan that asked for it is void.
+    pub fn lost(&mut self, seq: SeqId) {
+        self.kv.lost(seq);
+    }
+
+    /// The plan's step is not to be counted: the cache is cut back to what the books say.
+    pub fn void(&mut self, plan: &Plan) {
+        for row in &plan.rows {
+            let from = self.kv.tokens(row.seq).len() as u32;
+            if row.seq == self.pad_sequence() {
+                self.kv.push(Op::Remove {
+                    seq: row.seq,
+                    from: 0,
+                });
+            } else if row.pos == from {
+                self.kv.push(Op::Remove { seq: row.seq, from });
+            }
+        }
+    }
+
+    /// Nothing in the cache is believed any more. Parked copies stay. Call it with all slots
+    /// cancelled.
+    pub fn clear(&mut self) {
+        self.kv.clear();
+        self.ahead.clear();
+        self.kv.push(Op::Remove {
+            seq: self.pad_sequence(),
+            from: 0,
+        });
+    }
+
+    pub fn busy(&self) -> bool {
+        self.slots.iter().any(|slot| !matches!(slot, Slot::Idle))
+    }
+
+    /// Whether [`Self::plan`] would find something to do.
+    pub fn has_work(&self) -> bool {
+        self.busy() || !self.queue.is_empty() || !self.ahead.is_empty()
+    }
+
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The waiting jobs, next one first.
+    pub fn order(&self, now: Time) -> Vec<JobId> {
+        let mut order: Vec<_> = self
+            .queue
+            .iter()
+            .map(|waiting| (self.waiting_score(waiting, now), waiting.request.id))
+            .collect();
+        order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        order.into_iter().map(|(_, id)| id).collect()
+    }
+
+    pub fn doing(&self, slot: usize) -> Doing {
+        self.slots[slot].doing()
+    }
+
+    pub fn cells_used(&self) -> usize {
+        self.kv.used()
+    }
+
+    pub fn parked(&self) -> (usize, u64) {
+        self.kv.parked()
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Decides the next step. The rows are computed by then or the plan is dropped; either way
+    /// [`Plan::ops`] must have been done.
+    pub fn plan(&mut self, now: Time) -> Plan {
+        let mut plan = Plan {
+            started: self.start_waiting(now),
+            ..Plan::default()
+        };
+        self.decodes(&mut plan);
+        self.prefills(&mut plan, now);
+        self.ahead(&mut plan, now);
+        self.pad(&mut plan);
+        plan.ops = self.kv.take_ops();
+        plan
+    }
+
+    /// Takes in what the plan's rows brought after `took`; `drawn` has one entry for every entry of
+    /// [`Plan::samples`].
+    pub fn complete(&mut self, plan: Plan, drawn: &[Drawn], took: Duration, now: Time) {
+        if !plan.rows.is_empty() {
+            self.cost.observe(plan.rows.len(), took);
+        }
+        for (feeder, rows) in &plan.prefills {
+            self.fed(*feeder, &plan.rows[rows.clone()], now);
+        }
+        for (sample, drawn) in plan.samples.iter().zip(drawn) {
+            self.drew(sample, &plan.rows[sample.rows.clone()], drawn, now);
+        }
+        if plan.rows.iter().any(|row| row.seq == self.pad_sequence()) {
+            self.kv.push(Op::Remove {
+                seq: self.pad_sequence(),
+                from: 0,
+            });
+        }
+    }
+
+    fn pad_sequence(&self) -> SeqId {
+        (self.limits.sequences() - 1) as SeqId
+    }
+
+    /// Moves jobs from the queue to free slots, in order: the first one that finds no room stops
+    /// the others, or a large prompt would wait for ever behind small ones.
+    fn start_waiting(&mut self, now: Time) -> Vec<Started> {
+        let mut started = Vec::new();
+        while let Some(slot) = self
+            .slots
+            .iter()
+            .position(|slot| matches!(slot, Slot::Idle))
+        {
+            let next = self.queue.iter().enumerate().min_by(|(_, a), (_, b)| {
+                self.waiting_score(a, now)
+                    .total_cmp(&self.waiting_score(b, now))
+            });
+            let Some((at, _)) = next else { break };
+            match self.start(at, slot, now) {
+                Some(start) => started.push(start),
+                None => break,
+            }
+        }
+        started
+    }
+
+    fn start(&mut self, at: usize, slot: usize, now: Time) -> Option<Started> {
+        let request = self.queue[at].request.clone();
+        // What was computed ahead for the session is its own; a request never waits for the rest.
+        if let Some(session) = &request.session {
+            self.drop_ahead(session, now);
+        }
+        let want = Want {
+            key: request.session.as_ref(),
+            tokens: &request.prompt,
+            head: request.head,
+            reusable: request.prompt.len() - 1,
+            total: request.prompt.len() + request.max_tokens,
+        };
+        let acquired = self.kv.acquire(want, now).or_else(|| {
+            // The one sequence that is computed ahead may hold the cells.
+            self.pause_ahead(now);
+            self.kv.acquire(want, now)
+        })?;
+        let waiting = self.queue.remove(at);
+        if let Some(session) = &request.session {
+            let uncached = request.prompt.len() - acquired.cached;
+            self.ledger.charge(session, uncached as u32, now);
+        }
+        self.slots[slot] = Slot::Prefill(Work {
+            id: request.id,
+            session: request.session,
+            seq: acquired.seq,
+            prompt: request.prompt,
+            head: request.head,
+            max_tokens: request.max_tokens,
+            submitted: waiting.submitted,
+        });
+        Some(Started {
+            id: request.id,
+            slot,
+            cached: acquired.cached,
+        })
+    }
+
+    /// Stops computing ahead; what is computed stays with its session.
+    fn pause_ahead(&mut self, now: Time) {
+        for ahead in &mut self.ahead {
+            if let Some(seq) = ahead.seq.take() {
+                self.kv.release(seq, Some(ahead.session.clone()), now);
+            }
+        }
+    }
+
+    fn drop_ahead(&mut self, session: &SessionKey, now: Time) {
+        if let Some(at) = self
+            .ahead
+            .iter()
+            .position(|ahead| ahead.session == *session)
+            && let Some(ahead) = self.ahead.remove(at)
+            && let Some(seq) = ahead.seq
+        {
+            self.kv.release(seq, Some(ahead.session), now);
+        }
+    }
+
+    fn waiting_score(&self, waiting: &Waiting, now: Time) -> f64 {
+        let request = &waiting.request;
+        let cached = self
+            .kv
+            .cached(request.session.as_ref(), &request.prompt, request.head);
+        let left = request.prompt.len() - cached;
+        self.score(request.session.as_ref(), left, waiting.submitted, now)
+    }
+
+    fn work_score(&self, work: &Work, now: Time) -> f64 {
+        let left = work.prompt.len() - self.kv.tokens(work.seq).len();
+        self.score(work.session.as_ref(), left, work.submitted, now)
+    }
+
+    fn score(&self, session: Option<&SessionKey>, left: usize, submitted: Time, now: Time) -> f64 {
+        let waited = now.saturating_sub(submitted);
+        self.ledger
+            .score(session, left, waited, self.cost.rows_per_second(), now)
+    }
+}

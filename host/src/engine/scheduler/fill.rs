@@ -1,0 +1,213 @@
+//! Fills a step with rows: answers first, then prompts, then what may be needed later.
+
+use super::Scheduler;
+use super::cost::Cost;
+use super::kv::Want;
+use super::lookup;
+use super::plan::{Feeder, Plan, Row, Sample, SeqId, Time};
+use super::slot::Slot;
+use crate::types::{SessionKey, Token};
+
+impl Scheduler {
+    pub(super) fn decodes(&mut self, plan: &mut Plan) {
+        let running = self
+            .slots
+            .iter()
+            .filter(|s| matches!(s, Slot::Decode { .. }))
+            .count();
+        let prompts = self.slots.iter().any(|s| matches!(s, Slot::Prefill(_)));
+        let guess = self.limits.speculation && running <= 2 && !prompts;
+        let (kv, cost) = (&self.kv, &self.cost);
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Slot::Decode {
+                work,
+                next,
+                drawn,
+                lookup,
+            } = slot
+            else {
+                continue;
+            };
+            let begin = plan.rows.len();
+            let context = kv.tokens(work.seq);
+            let pos = context.len();
+            let mut tokens = vec![*next];
+            if guess {
+                let most = lookup::MOST.min(work.max_tokens - *drawn - 1);
+                let guessed = lookup::guess(context, *next, most);
+                let ratio = guess_ratio(cost, running, guessed.len());
+                if !guessed.is_empty() && lookup.pays(ratio) {
+                    tokens.extend(guessed);
+                }
+            }
+            let rows = tokens.into_iter().enumerate().map(|(i, token)| Row {
+                seq: work.seq,
+                pos: (pos + i) as u32,
+                token,
+                logits: true,
+            });
+            plan.rows.extend(rows);
+            plan.samples.push(Sample {
+                slot: at,
+                rows: begin..plan.rows.len(),
+            });
+        }
+    }
+
+    pub(super) fn prefills(&mut self, plan: &mut Plan, now: Time) {
+        let mut order: Vec<_> = (0..self.slots.len())
+            .filter_map(|at| match &self.slots[at] {
+                Slot::Prefill(work) => Some((self.work_score(work, now), at)),
+                _ => None,
+            })
+            .collect();
+        order.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let beside = !plan.rows.is_empty();
+        for (_, at) in order {
+            let Slot::Prefill(work) = &self.slots[at] else {
+                continue;
+            };
+            let done = self.kv.tokens(work.seq).len();
+            let left = &work.prompt[done..];
+            let chunk = self.chunk(plan.rows.len(), left.len(), beside);
+            if chunk == 0 {
+                break;
+            }
+            let begin = plan.rows.len();
+            feed(plan, work.seq, done, &left[..chunk]);
+            if chunk == left.len() {
+                let last = plan.rows.len() - 1;
+                plan.rows[last].logits = true;
+                plan.samples.push(Sample {
+                    slot: at,
+                    rows: last..last + 1,
+                });
+            }
+            plan.prefills
+                .push((Feeder::Slot(at), begin..plan.rows.len()));
+            // One prompt at a time; only the rest of a budget goes to the next one.
+            if !beside {
+                break;
+            }
+        }
+    }
+
+    /// Computes an idle session's next prompt, if no prompt of a request waits.
+    pub(super) fn ahead(&mut self, plan: &mut Plan, now: Time) {
+        let waits =
+            !self.queue.is_empty() || self.slots.iter().any(|s| matches!(s, Slot::Prefill(_)));
+        if waits {
+            return;
+        }
+        // A session that is being answered keeps its sequence until the answer is there.
+        let answered = |slots: &[Slot], session: &SessionKey| {
+            slots.iter().any(|slot| {
+                slot.work()
+                    .is_some_and(|w| w.session.as_ref() == Some(session))
+            })
+        };
+        let begun = self
+            .ahead
+            .iter()
+            .position(|ahead| !answered(&self.slots, &ahead.session));
+        while let Some(mut ahead) = begun.and_then(|at| self.ahead.remove(at)) {
+            let seq = ahead.seq.or_else(|| {
+                let total = ahead.tokens.len();
+                let want = Want {
+                    key: Some(&ahead.session),
+                    tokens: &ahead.tokens,
+                    head: total,
+                    reusable: total,
+                    total,
+                };
+                self.kv.acquire(want, now).map(|acquired| acquired.seq)
+            });
+            // No room: the hint is dropped.
+            let Some(seq) = seq else { continue };
+            ahead.seq = Some(seq);
+            let done = self.kv.tokens(seq).len();
+            if done >= ahead.tokens.len() {
+                self.kv.release(seq, Some(ahead.session), now);
+                continue;
+            }
+            let left = &ahead.tokens[done..];
+            // Short pieces, as beside answers: nobody knows when the next request comes.
+            let chunk = self.chunk(plan.rows.len(), left.len(), true);
+            let begin = plan.rows.len();
+            feed(plan, seq, done, &left[..chunk]);
+            if chunk > 0 {
+                plan.prefills.push((Feeder::Ahead, begin..plan.rows.len()));
+            }
+            self.ahead.push_front(ahead);
+            return;
+        }
+    }
+
+    /// Prompt tokens for this step, with `rows` in it already.
+    fn chunk(&self, rows: usize, left: usize, beside: bool) -> usize {
+        let group = self.limits.group;
+        let most = self.limits.max_rows.saturating_sub(rows + group);
+        if !beside {
+            return left.min(self.limits.max_chunk).min(most);
+        }
+        let total = self
+            .cost
+            .rows_within(self.budget(), group, rows + self.limits.max_chunk);
+        // A full group at least where this step has no prompt tokens yet.
+        let floor = if rows <= self.limits.slots {
+            group.max(rows + group) / group * group
+        } else {
+            0
+        };
+        let chunk = total.max(floor).saturating_sub(rows);
+        chunk.min(left).min(most)
+    }
+
+    fn budget(&self) -> f64 {
+        match self.limits.budget {
+            Some(budget) => budget.as_secs_f64(),
+            None => 4.0 * self.cost.seconds(self.limits.group).unwrap_or_default(),
+        }
+    }
+
+    /// Three rows can cost more than four: adds the row that completes a group when it pays.
+    pub(super) fn pad(&mut self, plan: &mut Plan) {
+        let (rows, group) = (plan.rows.len(), self.limits.group);
+        if group < 2 || rows == 0 || rows % group != group - 1 {
+            return;
+        }
+        // Both ways are tried once; large steps always gain.
+        let pays = match (self.cost.measured(rows), self.cost.measured(rows + 1)) {
+            (Some(without), Some(with)) => with <= without,
+            (None, Some(_)) if rows < group => false,
+            _ => true,
+        };
+        if pays {
+            plan.rows.push(Row {
+                seq: self.pad_sequence(),
+                pos: 0,
+                token: 0,
+                logits: false,
+            });
+        }
+    }
+}
+
+fn feed(plan: &mut Plan, seq: SeqId, from: usize, tokens: &[Token]) {
+    let rows = tokens.iter().enumerate().map(|(i, &token)| Row {
+        seq,
+        pos: (from + i) as u32,
+        token,
+        logits: false,
+    });
+    plan.rows.extend(rows);
+}
+
+/// Time of a step in which one of `running` answers guesses, over one without.
+fn guess_ratio(cost: &Cost, running: usize, guessed: usize) -> f64 {
+    match (cost.measured(running), cost.measured(running + guessed)) {
+        (Some(without), Some(with)) => with / without,
+        // Not measured yet: try.
+        _ => 1.0,
+    }
+}

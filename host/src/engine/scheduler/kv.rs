@@ -1,0 +1,350 @@
+//! Who owns which cells of the KV cache: books only, llama.cpp is told by [`Op`]s.
+//!
+//! The cache is one pool of cells. A *sequence* is a list of tokens whose KV is there; it belongs to
+//! a slot (busy), to a session between two turns (idle) or to everybody (a shared head, the
+//! operator's system text). A session's KV is found by its key alone, never by likeness, and what
+//! may be reused of it is decided by comparing token ids.
+
+mod reuse;
+mod room;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::plan::{Op, SeqId, Ticket, Time};
+use crate::types::{SessionKey, Token};
+use reuse::Source;
+
+/// Shared heads that are kept at once.
+pub const MAX_HEADS: usize = 4;
+/// Shorter heads are not worth a sequence of their own.
+const MIN_HEAD: usize = 16;
+/// Shorter sequences are computed again rather than parked.
+const MIN_PARK: usize = 32;
+
+/// The sizes that the books are kept against.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool {
+    pub cells: u32,
+    /// Sequences there are: slots, idle sessions and heads.
+    pub sequences: usize,
+    /// Idle sessions that may stay in the cache.
+    pub idle: usize,
+    /// RAM for sequences that left the cache, and what one token of them takes.
+    pub park_bytes: u64,
+    pub token_bytes: u64,
+}
+
+/// The tokens of a sequence and whose cells they are in.
+#[derive(Clone, Debug, Default)]
+struct Body {
+    tokens: Vec<Token>,
+    /// The head that holds the first `shared` tokens.
+    head: Option<SeqId>,
+    shared: usize,
+}
+
+impl Body {
+    fn own(&self) -> usize {
+        self.tokens.len() - self.shared
+    }
+}
+
+#[derive(Debug)]
+enum Seq {
+    Free,
+    Head {
+        tokens: Arc<[Token]>,
+        sharers: usize,
+        used: Time,
+    },
+    Idle {
+        key: SessionKey,
+        body: Body,
+        used: Time,
+    },
+    /// `reserved`: cells that the slot may come to own.
+    Busy {
+        body: Body,
+        reserved: usize,
+    },
+}
+
+#[derive(Debug)]
+struct Parked {
+    ticket: Ticket,
+    tokens: Vec<Token>,
+    used: Time,
+}
+
+/// The books.
+#[derive(Debug)]
+pub struct Kv {
+    pool: Pool,
+    seqs: Vec<Seq>,
+    parked: HashMap<SessionKey, Parked>,
+    tickets: Ticket,
+    ops: Vec<Op>,
+}
+
+/// A sequence that was handed out, and how many tokens it holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acquired {
+    pub seq: SeqId,
+    pub cached: usize,
+}
+
+/// What is asked for when a sequence is acquired.
+#[derive(Clone, Copy, Debug)]
+pub struct Want<'a> {
+    pub key: Option<&'a SessionKey>,
+    pub tokens: &'a [Token],
+    /// Leading tokens that may come from a shared head.
+    pub head: usize,
+    /// At most so many tokens may be taken over: a prompt's last one must be computed, because its
+    /// logits are wanted.
+    pub reusable: usize,
+    /// Tokens that the sequence may grow to.
+    pub total: usize,
+}
+
+impl Kv {
+    pub fn new(pool: Pool) -> Self {
+        let seqs = (0..pool.sequences).map(|_| Seq::Free).collect();
+        Self {
+            pool,
+            seqs,
+            parked: HashMap::new(),
+            tickets: 0,
+            ops: Vec::new(),
+        }
+    }
+
+    /// What llama.cpp must do before the next step, in this order.
+    pub fn take_ops(&mut self) -> Vec<Op> {
+        std::mem::take(&mut self.ops)
+    }
+
+    pub fn push(&mut self, op: Op) {
+        self.ops.push(op);
+    }
+
+    /// Cells that are taken or promised.
+    pub fn used(&self) -> usize {
+        self.seqs.iter().map(Self::cost).sum()
+    }
+
+    pub fn parked(&self) -> (usize, u64) {
+        (
+            self.parked.len(),
+            self.parked
+                .values()
+                .map(|p| self.bytes(p.tokens.len()))
+                .sum(),
+        )
+    }
+
+    pub fn tokens(&self, seq: SeqId) -> &[Token] {
+        let Some(found) = self.seqs.get(index(seq)) else {
+            return &[];
+        };
+        match found {
+            Seq::Free => &[],
+            Seq::Head { tokens, .. } => tokens,
+            Seq::Idle { body, .. } | Seq::Busy { body, .. } => &body.tokens,
+        }
+    }
+
+    /// Hands out a sequence that starts with as much of `want.tokens` as is there, with room for
+    /// `want.total` tokens reserved. `None` changes nothing: there is no room now.
+    pub fn acquire(&mut self, want: Want<'_>, now: Time) -> Option<Acquired> {
+        let (source, cached) = self.source(&want);
+        let (head, shared) = match source {
+            Source::Resident(seq) => self.lease(seq, cached),
+            Source::Head(head) => (Some(head), cached),
+            Source::Parked | Source::Nothing => (None, 0),
+        };
+        let parked = want
+            .key
+            .and_then(|key| self.parked.get(key))
+            .map_or(0, |p| p.tokens.len());
+        // A restore puts back the whole sequence before its tail is cut.
+        let whole = if source == Source::Parked { parked } else { 0 };
+        let need = (want.total - shared).max(whole);
+        if self.floor(head) + need > self.pool.cells as usize {
+            return None;
+        }
+        // From here on nothing fails. The books come first, then room, then the KV itself.
+        let restored = match source {
+            Source::Parked => want.key.and_then(|key| self.parked.remove(key)),
+            _ => None,
+        };
+        let seq = match source {
+            Source::Resident(seq) => seq,
+            _ => {
+                if let Some(old) = want.key.and_then(|key| self.resident(key)) {
+                    self.free(old);
+                }
+                self.free_sequence()
+            }
+        };
+        self.share_more(source, now);
+        let old = std::mem::replace(&mut self.seqs[index(seq)], Seq::Free);
+        let tokens = want.tokens[..cached].to_vec();
+        let body = Body {
+            tokens,
+            head,
+            shared,
+        };
+        self.seqs[index(seq)] = Seq::Busy {
+            body,
+            reserved: need,
+        };
+        self.make_room();
+        match source {
+            Source::Nothing => {}
+            Source::Head(from) => self.ops.push(Op::Share {
+                from,
+                to: seq,
+                len: cached as u32,
+            }),
+            Source::Resident(_) => self.trim(seq, old, cached),
+            Source::Parked => self.restore(seq, restored, cached),
+        }
+        if let Seq::Busy { reserved, .. } = &mut self.seqs[index(seq)] {
+            *reserved = want.total - shared;
+        }
+        Some(Acquired { seq, cached })
+    }
+
+    /// Tokens whose KV was computed in the last step.
+    pub fn extend(&mut self, seq: SeqId, tokens: &[Token]) {
+        if let Seq::Busy { body, .. } | Seq::Idle { body, .. } = &mut self.seqs[index(seq)] {
+            body.tokens.extend_from_slice(tokens);
+        }
+    }
+
+    /// The sequence's KV is gone (a restore failed): it starts from nothing.
+    pub fn lost(&mut self, seq: SeqId) {
+        let Some(head) = self.body(seq).map(|body| (body.head, body.shared)) else {
+            return;
+        };
+        self.leave_head(head.0);
+        if let Seq::Busy { body, reserved } = &mut self.seqs[index(seq)] {
+            *body = Body::default();
+            *reserved += head.1;
+        } else {
+            self.seqs[index(seq)] = Seq::Free;
+        }
+        self.ops.push(Op::Remove { seq, from: 0 });
+    }
+
+    /// The slot is done. With a key the KV waits for the session's next turn.
+    pub fn release(&mut self, seq: SeqId, key: Option<SessionKey>, now: Time) {
+        let key = key.filter(|key| self.pool.idle > 0 && self.resident(key).is_none());
+        let slot = &mut self.seqs[index(seq)];
+        let Seq::Busy { body, .. } = std::mem::replace(slot, Seq::Free) else {
+            return;
+        };
+        match key {
+            Some(key) if !body.tokens.is_empty() => {
+                self.discard_parked(&key);
+                self.seqs[index(seq)] = Seq::Idle {
+                    key,
+                    body,
+                    used: now,
+                };
+                while self.idle_count() > self.pool.idle && self.evict(false) {}
+            }
+            _ => {
+                self.leave_head(body.head);
+                self.ops.push(Op::Remove { seq, from: 0 });
+            }
+        }
+    }
+
+    /// Nothing of the session is kept.
+    pub fn forget(&mut self, key: &SessionKey) {
+        if let Some(seq) = self.resident(key) {
+            self.free(seq);
+        }
+        self.discard_parked(key);
+    }
+
+    /// All sequences are empty from here on; parked copies stay.
+    pub fn clear(&mut self) {
+        for (at, seq) in self.seqs.iter_mut().enumerate() {
+            *seq = Seq::Free;
+            self.ops.push(Op::Remove {
+                seq: at as SeqId,
+                from: 0,
+            });
+        }
+    }
+
+    /// Cuts the tail that the new prompt does not share.
+    fn trim(&mut self, seq: SeqId, old: Seq, cached: usize) {
+        let Seq::Idle { body, .. } = old else { return };
+        if cached < body.tokens.len() {
+            self.ops.push(Op::Remove {
+                seq,
+                from: cached as u32,
+            });
+        }
+    }
+
+    fn restore(&mut self, seq: SeqId, parked: Option<Parked>, cached: usize) {
+        let Some(parked) = parked else { return };
+        let len = parked.tokens.len();
+        self.ops.push(Op::Restore {
+            seq,
+            ticket: parked.ticket,
+            len: len as u32,
+        });
+        if cached < len {
+            self.ops.push(Op::Remove {
+                seq,
+                from: cached as u32,
+            });
+        }
+    }
+
+    fn resident(&self, key: &SessionKey) -> Option<SeqId> {
+        let at = self
+            .seqs
+            .iter()
+            .position(|seq| matches!(seq, Seq::Idle { key: k, .. } if k == key));
+        at.map(|at| at as SeqId)
+    }
+
+    fn body(&self, seq: SeqId) -> Option<&Body> {
+        match &self.seqs[index(seq)] {
+            Seq::Idle { body, .. } | Seq::Busy { body, .. } => Some(body),
+            Seq::Free | Seq::Head { .. } => None,
+        }
+    }
+
+    fn idle_count(&self) -> usize {
+        self.seqs
+            .iter()
+            .filter(|seq| matches!(seq, Seq::Idle { .. }))
+            .count()
+    }
+
+    fn bytes(&self, tokens: usize) -> u64 {
+        tokens as u64 * self.pool.token_bytes
+    }
+
+    fn cost(seq: &Seq) -> usize {
+        match seq {
+            Seq::Free => 0,
+            Seq::Head { tokens, .. } => tokens.len(),
+            Seq::Idle { body, .. } => body.own(),
+            Seq::Busy { body, reserved } => body.own().max(*reserved),
+        }
+    }
+}
+
+fn index(seq: SeqId) -> usize {
+    seq as usize
+}

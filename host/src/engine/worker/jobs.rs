@@ -1,0 +1,308 @@
+//! One job from its submission to its last event: its spans, its text, its permit.
+
+use std::time::Instant;
+
+use opentelemetry::KeyValue;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::registry::LookupSpan as _;
+
+use super::super::sampling::Sampler;
+use super::super::text::{Assembler, Piece};
+use super::super::{EngineError, Event, Job, Outcome, SlotStatus};
+use crate::types::{Finish, SessionKey, SlotPermit, Token, Tokenizer};
+
+/// A job that the worker knows. Every way out sends the last event after the permit is gone.
+pub struct Active {
+    pub sampler: Sampler,
+    text: Assembler,
+    ready: Piece,
+    events: mpsc::UnboundedSender<Event>,
+    cancel: CancellationToken,
+    permit: SlotPermit,
+    span: Span,
+    session: Option<String>,
+    prompt: u32,
+    max_tokens: u32,
+    cached: u32,
+    output: u32,
+    submitted: Instant,
+    state: State,
+}
+
+/// How far the job is, with the span that is open.
+enum State {
+    Queued {
+        told: Option<usize>,
+        _span: Span,
+    },
+    Prefill {
+        slot: usize,
+        since: Instant,
+        _span: Span,
+    },
+    Decode {
+        slot: usize,
+        started: Instant,
+        since: Instant,
+        span: Span,
+    },
+}
+
+impl Active {
+    pub fn new(
+        job: Job,
+        permit: SlotPermit,
+        events: mpsc::UnboundedSender<Event>,
+        cancel: CancellationToken,
+        sampler: Sampler,
+        submitted: Instant,
+    ) -> Self {
+        // The wait is the request's, not the model's: it hangs beside the `chat` span.
+        let span = beneath(&job.span, || {
+            let parent = parent_of(&job.span).or_else(|| job.span.id());
+            tracing::info_span!(parent: parent, "queue.wait")
+        });
+        Self {
+            sampler,
+            text: Assembler::new(job.stop),
+            ready: Piece::default(),
+            events,
+            cancel,
+            permit,
+            session: job.session.as_ref().map(digest),
+            prompt: job.prompt.len() as u32,
+            max_tokens: job.max_tokens,
+            cached: 0,
+            output: 0,
+            submitted,
+            state: State::Queued {
+                told: None,
+                _span: span,
+            },
+            span: job.span,
+        }
+    }
+
+    pub fn cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    pub fn slot(&self) -> Option<usize> {
+        match self.state {
+            State::Queued { .. } => None,
+            State::Prefill { slot, .. } | State::Decode { slot, .. } => Some(slot),
+        }
+    }
+
+    /// Tells the place in the queue when it changed.
+    pub fn queued(&mut self, position: usize) {
+        if let State::Queued { told, .. } = &mut self.state
+            && *told != Some(position)
+        {
+            *told = Some(position);
+            let _ = self.events.send(Event::Queued { position });
+        }
+    }
+
+    pub fn started(&mut self, slot: usize, cached: usize) {
+        self.cached = cached as u32;
+        let span = beneath(&self.span, || {
+            tracing::info_span!(
+                parent: &self.span,
+                "prefill",
+                stent.slot = slot as i64,
+                stent.tokens.prompt = i64::from(self.prompt),
+                stent.tokens.reused = i64::from(self.cached),
+            )
+        });
+        self.span.record("stent.slot", slot as i64);
+        let next = State::Prefill {
+            slot,
+            since: Instant::now(),
+            _span: span,
+        };
+        self.turn(next);
+        let _ = self.events.send(Event::Started {
+            slot,
+            cached: self.cached,
+        });
+    }
+
+    /// Takes in a drawn token; `Some` when the answer is over.
+    pub fn drew(&mut self, token: Token, end: bool, tokenizer: &dyn Tokenizer) -> Option<Finish> {
+        if let State::Prefill { slot, since, .. } = self.state {
+            let started = since;
+            self.span.add_event(
+                "first_token",
+                vec![KeyValue::new("stent.slot", slot as i64)],
+            );
+            let span = beneath(&self.span, || {
+                tracing::info_span!(
+                    parent: &self.span,
+                    "decode",
+                    stent.slot = slot as i64,
+                    stent.tokens.output = tracing::field::Empty,
+                    stent.tokens_per_second = tracing::field::Empty,
+                )
+            });
+            let next = State::Decode {
+                slot,
+                started,
+                since: Instant::now(),
+                span,
+            };
+            self.turn(next);
+        }
+        if end {
+            return Some(Finish::Stop);
+        }
+        self.output += 1;
+        let (piece, stopped) = self.text.push(token, &tokenizer.bytes(token));
+        self.ready.text += &piece.text;
+        self.ready.tokens.extend(piece.tokens);
+        if stopped {
+            // What is held back belongs to the stop sequence.
+            self.text = Assembler::new(Vec::new());
+            return Some(Finish::Stop);
+        }
+        (self.output >= self.max_tokens).then_some(Finish::Length)
+    }
+
+    /// Sends what became ready in this step.
+    pub fn flush(&mut self) {
+        let Piece { text, tokens } = std::mem::take(&mut self.ready);
+        if !text.is_empty() || !tokens.is_empty() {
+            let _ = self.events.send(Event::Text { text, tokens });
+        }
+    }
+
+    /// The old state's span ends here, where its subscriber is known: the registry looks for it on
+    /// this thread when it lets go of the parent.
+    fn turn(&mut self, next: State) {
+        let old = std::mem::replace(&mut self.state, next);
+        within(&self.span, || drop(old));
+    }
+
+    pub fn finish(mut self, finish: Finish) {
+        let rest = self.text.finish();
+        self.ready.text += &rest.text;
+        self.ready.tokens.extend(rest.tokens);
+        self.flush();
+        let outcome = self.outcome(finish);
+        let event = Event::Finished(outcome);
+        self.leave(event);
+    }
+
+    pub fn fail(self, error: EngineError) {
+        self.leave(Event::Failed(error));
+    }
+
+    pub fn show(&self, state: &'static str, status: &mut SlotStatus) {
+        status.state = state;
+        status.session.clone_from(&self.session);
+        status.prompt_tokens = self.prompt;
+        status.cached_tokens = self.cached;
+        status.output_tokens = self.output;
+        status.tokens_per_second = self.speed();
+    }
+
+    fn speed(&self) -> f32 {
+        match self.state {
+            // The first token belongs to the prefill.
+            State::Decode { since, .. } if self.output > 1 => {
+                (self.output - 1) as f32 / since.elapsed().as_secs_f32().max(1e-6)
+            }
+            _ => 0.0,
+        }
+    }
+
+    fn outcome(&self, finish: Finish) -> Outcome {
+        let now = Instant::now();
+        let (begun, first) = match self.state {
+            State::Queued { .. } => (now, now),
+            State::Prefill { since, .. } => (since, now),
+            State::Decode { started, since, .. } => (started, since),
+        };
+        Outcome {
+            finish,
+            prompt_tokens: self.prompt,
+            cached_tokens: self.cached,
+            output_tokens: self.output,
+            queued: begun.saturating_duration_since(self.submitted),
+            prefill: first.saturating_duration_since(begun),
+            decode: now.saturating_duration_since(first),
+        }
+    }
+
+    /// The spans end before the last event is seen, so that a trace is whole when the answer is.
+    fn leave(self, last: Event) {
+        if let State::Decode { span, .. } = &self.state {
+            span.record("stent.tokens.output", i64::from(self.output));
+            span.record("stent.tokens_per_second", f64::from(self.speed()));
+        }
+        let Self {
+            state,
+            span,
+            permit,
+            events,
+            ..
+        } = self;
+        let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
+        tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), || {
+            drop(state);
+            drop(span);
+        });
+        drop(permit);
+        let _ = events.send(last);
+    }
+}
+
+/// An empty slot's row of the status page.
+pub fn show_idle(status: &mut SlotStatus) {
+    *status = SlotStatus {
+        slot: status.slot,
+        state: "idle",
+        session: None,
+        prompt_tokens: 0,
+        cached_tokens: 0,
+        output_tokens: 0,
+        tokens_per_second: 0.0,
+    };
+}
+
+/// First 8 hex digits of a digest of tenant and session.
+fn digest(key: &SessionKey) -> String {
+    let mut hash = Sha256::new();
+    hash.update(key.tenant.as_str());
+    hash.update([0]);
+    hash.update(key.session.as_str());
+    hex::encode(&hash.finalize()[..4])
+}
+
+/// Opens a span where `span` was opened; nothing under a span that nobody records.
+fn beneath(span: &Span, open: impl FnOnce() -> Span) -> Span {
+    if span.is_none() {
+        Span::none()
+    } else {
+        within(span, open)
+    }
+}
+
+/// Does something where `span` was opened: this thread has no subscriber of its own.
+fn within<T>(span: &Span, action: impl FnOnce() -> T) -> T {
+    let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
+    tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), action)
+}
+
+/// The span under which `span` was opened, as the subscriber knows it.
+fn parent_of(span: &Span) -> Option<tracing::span::Id> {
+    span.with_subscriber(|(id, subscriber)| {
+        let registry = subscriber.downcast_ref::<tracing_subscriber::Registry>()?;
+        Some(registry.span(id)?.parent()?.id())
+    })
+    .flatten()
+}

@@ -1,0 +1,113 @@
+//! Model files that cannot be used, and memory that cannot be locked.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use stent::engine;
+
+use super::{data_folder, settings, tiny};
+
+fn refused(path: &Path) -> String {
+    match engine::start(&settings(path), &data_folder()) {
+        Ok(_) => panic!("{} was loaded", path.display()),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_file_that_is_no_model_is_named_with_its_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    assert!(refused(&path).contains("cannot open"));
+    let whole = tiny::bytes(tiny::Weights::Float);
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let said = refused(&path);
+    assert!(
+        said.contains("truncated") && said.contains(&whole.len().to_string()),
+        "{said}"
+    );
+    std::fs::write(&path, vec![7; 4096]).unwrap();
+    assert!(refused(&path).contains("expected \"GGUF\""));
+    assert!(refused(folder.path()).contains("is a directory"));
+}
+
+#[test]
+fn a_whole_file_with_a_wrong_inside_is_refused_by_llama_cpp_without_an_abort() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let whole = tiny::bytes(tiny::Weights::Float);
+    let swap = |from: &[u8], to: &[u8]| {
+        let mut bytes = whole.clone();
+        let at = bytes
+            .windows(from.len())
+            .position(|window| window == from)
+            .unwrap();
+        bytes[at..at + from.len()].copy_from_slice(to);
+        std::fs::write(&path, bytes).unwrap();
+        refused(&path)
+    };
+    assert!(swap(b"\0llama", b"\0lloma").contains("unknown model architecture"));
+    assert!(swap(b"output_norm.weight", b"output_form.weight").contains("output_norm.weight"));
+    let said = swap(b"tokenizer.ggml.tokens", b"tokenizer.ggml.takens");
+    assert!(said.contains("llama.cpp cannot load"), "{said}");
+}
+
+/// Runs in a child that may lock 64 KiB and has no privileges: see below.
+#[test]
+fn child_that_cannot_lock() {
+    if std::env::var_os("STENT_TEST_NO_LOCK").is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&tiny::write(folder.path(), tiny::Weights::Float));
+    settings.mlock = true;
+    let engine = engine::start(&settings, &data_folder()).unwrap();
+    assert_eq!(engine.status().totals.locked_bytes, 0);
+    assert!(engine.status().ready, "a failed lock is a warning");
+}
+
+#[test]
+fn a_lock_that_failed_is_not_claimed() {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", "engine::faults::child_that_cannot_lock"])
+        .env("STENT_TEST_NO_LOCK", "1");
+    // SAFETY: only system calls that are safe after a fork are made.
+    unsafe {
+        child.pre_exec(|| {
+            let limit = libc::rlimit {
+                rlim_cur: 64 << 10,
+                rlim_max: 64 << 10,
+            };
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
+            // CAP_IPC_LOCK would make the limit void.
+            libc::prctl(libc::PR_CAPBSET_DROP, 14, 0, 0, 0);
+            Ok(())
+        });
+    }
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_lock_that_worked_is_counted() {
+    if stent::engine::memory::limit().is_some_and(|limit| limit < 64 << 20) && !may_lock() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(&tiny::write(folder.path(), tiny::Weights::Float));
+    settings.mlock = true;
+    let engine = engine::start(&settings, &data_folder()).unwrap();
+    assert!(engine.status().totals.locked_bytes > 0);
+}
+
+/// Root may lock what it likes.
+fn may_lock() -> bool {
+    // SAFETY: geteuid only reads.
+    unsafe { libc::geteuid() == 0 }
+}

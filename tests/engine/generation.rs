@@ -1,0 +1,151 @@
+//! Answers: the same alone and among others, ended by what ends them, cancelled at once.
+
+use std::time::{Duration, Instant};
+
+use stent::engine::Event;
+use stent::types::{Finish, Sampling, Special};
+
+use super::{Bench, collect, greedy, job, prompt, session};
+
+#[test]
+fn four_streams_are_each_what_they_are_alone() {
+    let bench = Bench::new(|_| {});
+    let jobs = || (0..4).map(|i| job(None, prompt(i, 40 + 25 * i as usize), 60));
+    let alone: Vec<_> = jobs().map(|job| bench.run(job).tokens).collect();
+    let together: Vec<_> = jobs().map(|job| bench.submit(job)).collect();
+    let together: Vec<_> = together
+        .into_iter()
+        .map(|running| collect(running).tokens)
+        .collect();
+    assert_eq!(alone, together);
+    assert!(alone.iter().all(|tokens| tokens.len() > 5), "{alone:?}");
+    assert_ne!(alone[0], alone[1]);
+}
+
+#[test]
+fn a_fifth_waits_and_is_told_so() {
+    let bench = Bench::new(|_| {});
+    let running: Vec<_> = (0..4)
+        .map(|i| bench.submit(job(None, prompt(i, 40), 60)))
+        .collect();
+    // Longer than the others, or it would be computed before one of them.
+    let mut fifth = bench.submit(job(None, prompt(9, 90), 5));
+    assert!(matches!(
+        fifth.events.blocking_recv(),
+        Some(Event::Queued { position: 0 })
+    ));
+    assert!(collect(fifth).end.is_ok());
+    assert!(
+        running
+            .into_iter()
+            .all(|running| collect(running).end.is_ok())
+    );
+}
+
+#[test]
+fn a_dropped_stream_frees_its_slot_and_its_permit() {
+    let bench = Bench::new(|settings| settings.slots = 1);
+    let mut first = bench.submit(job(None, prompt(1, 30), 400));
+    while !matches!(first.events.blocking_recv(), Some(Event::Text { .. })) {}
+    let second = bench.submit(job(None, prompt(2, 30), 3));
+    drop(first);
+    assert_eq!(collect(second).end.unwrap().finish, Finish::Length);
+    assert_eq!(bench.admission.taken(), 0);
+    let since = Instant::now();
+    while bench.engine.status().slots[0].state != "idle" && since.elapsed() < Duration::from_secs(5)
+    {
+        std::thread::yield_now();
+    }
+    assert_eq!(bench.engine.status().slots[0].state, "idle");
+}
+
+#[test]
+fn a_seed_gives_the_same_answer_again() {
+    let bench = Bench::new(|_| {});
+    let run = |seed| {
+        let mut job = job(None, prompt(1, 30), 30);
+        job.sampling = Sampling {
+            temperature: 1.0,
+            seed,
+            ..greedy()
+        };
+        bench.run(job).tokens
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+#[test]
+fn guessed_tokens_change_nothing() {
+    let guessing = Bench::new(|_| {});
+    let plain = Bench::new(|settings| settings.speculation = false);
+    for marker in 0..6 {
+        // Text that repeats itself invites guesses.
+        let mut tokens = prompt(marker, 20);
+        tokens.extend_from_within(1..);
+        tokens.extend_from_within(1..);
+        let run = |bench: &Bench| bench.run(job(None, tokens.clone(), 100)).tokens;
+        assert_eq!(run(&guessing), run(&plain));
+    }
+    assert!(guessing.engine.status().totals.drafted > 0);
+    assert_eq!(plain.engine.status().totals.drafted, 0);
+}
+
+#[test]
+fn a_grammar_is_obeyed() {
+    let bench = Bench::new(|_| {});
+    for grammar in ["root ::= \"yes\" | \"no\"", "root ::= [0-9]{4}"] {
+        let mut job = job(None, prompt(3, 30), 20);
+        job.sampling.grammar = Some(grammar.into());
+        let answer = bench.run(job);
+        let right = ["yes", "no"].contains(&answer.text.as_str())
+            || answer.text.len() == 4 && answer.text.bytes().all(|b| b.is_ascii_digit());
+        assert!(right, "{answer:?}");
+        assert_eq!(answer.end.unwrap().finish, Finish::Stop);
+    }
+    let mut broken = job(None, prompt(3, 30), 20);
+    broken.sampling.grammar = Some("root ::= (".into());
+    let said = bench.run(broken).end.unwrap_err().to_string();
+    assert!(said.starts_with("the grammar cannot be used"), "{said}");
+    assert_eq!(bench.admission.taken(), 0);
+}
+
+#[test]
+fn a_stop_sequence_ends_the_answer_before_it() {
+    let bench = Bench::new(|_| {});
+    let mut free = job(None, prompt(5, 30), 20);
+    free.sampling.grammar = Some("root ::= \"one two three\"".into());
+    assert_eq!(bench.run(free).text, "one two three");
+    let mut stopped = job(None, prompt(5, 30), 20);
+    stopped.sampling.grammar = Some("root ::= \"one two three\"".into());
+    stopped.stop = vec![" two".into()];
+    let answer = bench.run(stopped);
+    assert_eq!(answer.text, "one");
+    assert_eq!(answer.end.unwrap().finish, Finish::Stop);
+}
+
+#[test]
+fn what_cannot_fit_is_refused_with_all_numbers() {
+    let bench = Bench::new(|_| {});
+    let error = bench
+        .run(job(Some(session("s")), prompt(1, 500), 100))
+        .end
+        .unwrap_err();
+    let said = "the prompt's 500 tokens and 100 for the answer exceed the context of 512";
+    assert_eq!(error.to_string(), said);
+}
+
+#[test]
+fn text_of_a_person_never_becomes_a_control_token() {
+    let bench = Bench::new(|_| {});
+    let tokenizer = bench.engine.tokenizer();
+    let (bos, eos) = (bench.engine.model().bos, bench.engine.model().eos);
+    assert_eq!(tokenizer.encode("<s>", Special::Parse), [bos]);
+    let typed = tokenizer.encode("<s></s>", Special::AsText);
+    assert!(!typed.contains(&bos) && !typed.contains(&eos), "{typed:?}");
+    let bytes: Vec<u8> = typed
+        .iter()
+        .flat_map(|&token| tokenizer.bytes(token))
+        .collect();
+    assert!(String::from_utf8_lossy(&bytes).ends_with("<s></s>"));
+}
