@@ -1,7 +1,10 @@
-//! Puts llama.cpp's shared libraries where the binary looks for them: a folder `lib` beside it.
+//! Puts llama.cpp's shared libraries where the binary looks for them, a folder `lib` beside it,
+//! and embeds the bundled policies.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, fs, io};
+
+include!("build/plugins.rs");
 
 /// Processor families whose kernels are never loaded: see build/cpu-variants.cmake.
 const UNUSED: [&str; 6] = [
@@ -14,6 +17,8 @@ const UNUSED: [&str; 6] = [
 ];
 
 fn main() -> io::Result<()> {
+    embed_plugins();
+    println!("cargo:rustc-env=STENT_VERSION={}", version());
     println!("cargo:rerun-if-changed=build.rs");
     // Set by llama-cpp-sys-2: the folder with one file of CPU kernels for every processor family.
     println!("cargo:rerun-if-env-changed=DEP_LLAMA_BACKENDS_DIR");
@@ -73,4 +78,38 @@ fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+//! Build-time inputs: the bundled policies.
+
+include!("build/plugins.rs");
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build/plugins.rs");
+    embed_plugins();
+    println!("cargo:rustc-env=STENT_VERSION={}", version());
+}
+
+/// Version, commit, and the versions of the two engines inside.
+fn version() -> String {
+    let git = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let commit = git
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_else(|| "unknown".into());
+    let lock = fs::read_to_string("../Cargo.lock").unwrap_or_default();
+    println!("cargo:rerun-if-changed=../.git/HEAD");
+    println!("cargo:rerun-if-changed=../Cargo.lock");
+    format!(
+        "{} (commit {commit}, llama-cpp-2 {}, wasmtime {})",
+        env!("CARGO_PKG_VERSION"),
+        locked(&lock, "llama-cpp-2"),
+        locked(&lock, "wasmtime"),
+    )
+}
+
+/// A package's version in Cargo.lock.
+fn locked<'a>(lock: &'a str, name: &str) -> &'a str {
+    let entry = format!("name = \"{name}\"\nversion = \"");
+    lock.split_once(&entry).and_then(|(_, rest)| rest.split('"').next()).unwrap_or("unknown")
 }

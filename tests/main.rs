@@ -1,3 +1,9 @@
-//! All integration tests: one binary, a module for every area.
+//! All integration tests, in one binary: one link, shared helpers.
+
+mod support;
 
 mod engine;
+mod gateway;
+mod models;
+mod policy;
+mod telemetry;

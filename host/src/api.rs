@@ -1,1 +1,194 @@
-//! api
+//! The routes. Each turns its body into an [`Ask`](crate::chat::Ask) and the answer into its
+//! own format; everything in between is [`chat`](crate::chat::chat).
+
+mod admin;
+mod body;
+mod completions;
+mod message;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+use tracing::Instrument;
+
+pub use admin::router as admin;
+
+use crate::chat::{Answer, Ask, Gateway, chat};
+use crate::error::Error;
+use crate::metrics::Finished;
+use crate::trace::spans::{self, Held, Outcome};
+use crate::trace::{trace_id, traceresponse};
+use crate::types::{SessionId, SessionKey, TenantId};
+
+/// What every route knows.
+pub struct App {
+    pub gateway: Arc<Gateway>,
+    pub max_body: usize,
+    /// Continue the trace of a caller's `traceparent`.
+    pub traceparent: bool,
+    pub started: Instant,
+    /// SIGTERM came: no new work.
+    pub draining: AtomicBool,
+}
+
+/// The public routes.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/chat/stream", post(message::stream))
+        .route("/chat", post(message::whole))
+        .route("/v1/chat/completions", post(completions::create))
+        .route("/v1/models", get(completions::models))
+        .route("/sessions/{id}", get(history).delete(forget))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .fallback(async || Error::NotFound("route"))
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
+}
+
+/// Runs a request under its server span and tells how it ended. What is refused before the head
+/// is recorded here, everything else where the answer ends.
+async fn serve<F>(
+    app: &App,
+    route: &'static str,
+    headers: &HeaderMap,
+    ask: impl FnOnce(tracing::Span) -> Result<Ask, Error>,
+    respond: F,
+) -> Response
+where
+    F: AsyncFnOnce(Answer, Held) -> Result<Response, Error>,
+{
+    let arrived = Instant::now();
+    let parent = headers.get("traceparent").filter(|_| app.traceparent);
+    let parent = parent.and_then(|value| value.to_str().ok());
+    let span = Held::new(spans::server("POST", route, parent));
+    let trace = traceresponse(&span);
+    let server = (*span).clone();
+    let result = async {
+        if app.draining.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable("the server is shutting down".into()));
+        }
+        let answer = chat(&app.gateway, ask(server.clone())?).await?;
+        respond(answer, span).await
+    }
+    .instrument(server.clone())
+    .await;
+    let mut response = result.unwrap_or_else(|error| {
+        refused(app, route, &server, &error, arrived);
+        error.into_response()
+    });
+    spans::http_status(&server, response.status().as_u16());
+    if let Some(value) = trace.and_then(|trace| HeaderValue::from_str(&trace).ok()) {
+        response.headers_mut().insert("traceresponse", value);
+    }
+    // The end of a stream is the end of its body, which holds the span; of all else, this is.
+    response
+}
+
+fn refused(app: &App, route: &'static str, span: &tracing::Span, error: &Error, arrived: Instant) {
+    let (status, _, code) = error.class();
+    let outcome = match error {
+        Error::Refused { .. } => Outcome::Blocked,
+        Error::Overloaded { .. } | Error::Unavailable(_) => Outcome::Overloaded,
+        _ => Outcome::Error,
+    };
+    spans::outcome(span, outcome);
+    if status.is_server_error() {
+        spans::failed(span, code);
+        tracing::warn!(route, code, "a request failed");
+    }
+    app.gateway.metrics.request_finished(&Finished {
+        route,
+        outcome,
+        elapsed: arrived.elapsed(),
+        ttft: None,
+        output_tokens: 0,
+        engine: None,
+        decode: None,
+        trace_id: trace_id(span).as_deref(),
+    });
+}
+
+async fn wrong_method(request: Request) -> Error {
+    let path = request.uri().path();
+    let allowed = match path {
+        "/chat/stream" | "/chat" | "/v1/chat/completions" => "POST",
+        path if path.starts_with("/sessions/") => "GET, DELETE",
+        _ => "GET",
+    };
+    Error::Method { method: request.method().to_string(), allowed }
+}
+
+/// Alive: answers whatever the engine does.
+async fn health(State(app): State<Arc<App>>) -> Response {
+    Json(json!({
+        "status": "ok",
+        "model": app.gateway.engine.model().name,
+        "demo": app.gateway.engine.model().demo,
+        "uptime_s": app.started.elapsed().as_secs(),
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+    .into_response()
+}
+
+/// Ready: the model is loaded, the policies are active, no slot is stalled, nothing drains.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let status = app.gateway.engine.status();
+    let problem = if app.draining.load(Ordering::Relaxed) {
+        Some("the server is shutting down".to_owned())
+    } else if !status.ready {
+        Some(status.reason.unwrap_or_else(|| "the engine is not ready".into()))
+    } else {
+        app.gateway.policies.ready().err()
+    };
+    match problem {
+        None => Json(json!({ "status": "ready" })).into_response(),
+        Some(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({ "status": "not ready", "reason": reason })),
+        )
+            .into_response(),
+    }
+}
+
+fn session_key(id: &str) -> Result<SessionKey, Error> {
+    let session = SessionId::parse(id).map_err(|problem| {
+        Error::invalid("session_id", problem.trim_start_matches("session_id: "))
+    })?;
+    Ok(SessionKey { tenant: TenantId::default(), session })
+}
+
+/// A session's history as it is remembered.
+async fn history(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Response, Error> {
+    let session = app.gateway.sessions.load(&session_key(&id)?).await;
+    if session.messages.is_empty() {
+        return Err(Error::NotFound("session"));
+    }
+    let messages: Vec<_> = session
+        .messages
+        .iter()
+        .map(|m| json!({ "role": m.role, "text": m.text, "exchange": m.exchange }))
+        .collect();
+    Ok(Json(json!({ "session_id": id, "messages": messages })).into_response())
+}
+
+/// Forgets a session: its history and its KV.
+async fn forget(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Error> {
+    let key = session_key(&id)?;
+    app.gateway.engine.forget(&key);
+    if app.gateway.sessions.forget(&key).await {
+        Ok(StatusCode::NO_CONTENT.into_response())
+    } else {
+        Err(Error::NotFound("session"))
+    }
+}

@@ -1,1 +1,88 @@
-//! chat
+//! The path of a request, from the question to the stream that answers it.
+
+mod answer;
+mod ask;
+mod coalesce;
+mod history;
+mod turn;
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+pub use ask::{Ask, Defaults, Params, Said};
+pub use coalesce::Flights;
+
+use crate::admission::Admission;
+use crate::cache::Cache;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::policy::{Policies, Verdict};
+use crate::session::Sessions;
+use crate::stream::{Head, Reader};
+use crate::trace::spans;
+use turn::Turn;
+
+/// Everything that a request meets.
+pub struct Gateway {
+    pub policies: Arc<Policies>,
+    pub sessions: Sessions,
+    pub cache: Cache,
+    pub admission: Admission,
+    pub flights: Flights,
+    pub engine: Arc<dyn Engine>,
+    pub metrics: Arc<Metrics>,
+    pub defaults: Defaults,
+    /// The answers being written: a shutdown waits for them.
+    pub answers: TaskTracker,
+}
+
+/// An answer that has begun: its parts come as they are produced.
+pub struct Answer {
+    pub head: Head,
+    pub parts: Reader,
+}
+
+/// Takes a request through all stages. Whatever is refused is refused here, before the head of
+/// the response; what fails after it is the answer's last part.
+///
+/// # Errors
+/// Any [`Error`]; nothing was generated or remembered then.
+pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
+    ask.params.check()?;
+    // One generation of policies until the last byte: a swap in between changes nothing here.
+    let policies = gateway.policies.snapshot(turn::facts(gateway, &ask), ask.span.clone());
+    spans::generation(&ask.span, policies.generation());
+
+    // What means something to the prompt's layout is known before any text is tokenised.
+    let layout = policies.layout().await?;
+    let mut turn = Turn::open(gateway, ask, policies, layout).await?;
+
+    match turn.policies.guard(&turn.messages).await? {
+        Verdict::Allow => {}
+        Verdict::Rewrite(text) => turn.rewrite(&text)?,
+        Verdict::Reply(text) => return answer::fixed(turn, text).await,
+        Verdict::Refuse(reason) => return Err(Error::Refused { reason }),
+    }
+
+    // The policy's own reading of the question is looked up before any work is done for it.
+    let lookup = turn.policies.cache_decide(&turn.messages).await?;
+    if let Some(hit) = turn.lookup(&lookup, None) {
+        return answer::replay(turn, hit).await;
+    }
+
+    let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await?;
+    let prompt = turn.policies.build(&trimmed.of(&turn.messages)).await?;
+
+    // The final prompt decides the seed, and with it the identity of the answer.
+    turn.seed(&prompt)?;
+    if let Some(hit) = turn.lookup(&lookup, Some(&prompt)) {
+        return answer::replay(turn, hit).await;
+    }
+
+    // The last thing that can refuse: from here on the answer is on its way.
+    let filter = turn.policies.open_filter().await?;
+    let run = coalesce::board(&turn, &prompt)?;
+    answer::generate(turn, lookup, trimmed, prompt, filter, run)
+}

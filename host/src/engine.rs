@@ -27,6 +27,7 @@ pub mod memory;
 pub mod threads;
 
 pub use settings::{Kind, Settings};
+pub mod shape;
 
 use crate::types::{Finish, ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer};
 

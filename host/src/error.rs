@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::engine::EngineError;
+use crate::policy::{Denied, Hook};
 
 /// A request's failure. Before the first byte it becomes a status, after it a frame; the words
 /// are the same.
@@ -37,7 +38,7 @@ pub enum Error {
     Refused { reason: String },
     /// A policy failed and its hook is configured to fail closed.
     #[error("the {hook} policy failed and policies.{hook}.fail is \"closed\"")]
-    PolicyFault { hook: &'static str },
+    PolicyFault { hook: Hook },
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The reader took too long; only it is cut off.
@@ -121,6 +122,16 @@ impl Error {
             StatusCode::TOO_MANY_REQUESTS => Some(2),
             StatusCode::SERVICE_UNAVAILABLE => Some(5),
             _ => None,
+        }
+    }
+}
+
+impl From<Denied> for Error {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            // The fault's words are for the operator's log, not for the client.
+            Denied::Refused { hook, .. } => Self::PolicyFault { hook },
+            Denied::TooLong { .. } => Self::invalid("message", denied.to_string()),
         }
     }
 }

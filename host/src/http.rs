@@ -1,1 +1,172 @@
-//! http
+//! The listeners: backlog, keep-alive, body limit, CORS, and an orderly end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::cors::CorsLayer;
+
+use crate::types::units;
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Address of the public routes.
+    pub listen: SocketAddr,
+    /// Address of the admin routes: metrics, policies, slots. Never reachable from outside.
+    pub admin: SocketAddr,
+    /// Connections that the kernel keeps waiting for us.
+    pub backlog: u32,
+    /// An idle connection is closed after so long; also the time that a request's head may take.
+    #[serde(with = "units::duration")]
+    pub keep_alive: Duration,
+    /// Largest request body.
+    #[serde(with = "units::bytes")]
+    pub max_body: u64,
+    /// Origins whose pages may call us from a browser: `["http://localhost:3000"]`.
+    pub cors_origins: Vec<String>,
+    /// After SIGTERM, running answers may go on for so long.
+    #[serde(with = "units::duration")]
+    pub drain: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 8001)),
+            backlog: 2048,
+            keep_alive: Duration::from_secs(60),
+            max_body: 1 << 20,
+            cors_origins: Vec::new(),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A listener that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("{key} = {address}: cannot listen there: {source}{}", hint(source))]
+    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("server.cors_origins: {0:?} is no origin, expected one such as \"http://localhost:3000\"")]
+    Origin(String),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            " (another program has this port; choose one with --listen or --admin)"
+        }
+        _ => "",
+    }
+}
+
+/// Opens a listener with the configured backlog; mio's own default would be 128.
+///
+/// # Errors
+/// [`HttpError::Listen`] that names the key and the address.
+pub fn listen(
+    key: &'static str,
+    address: SocketAddr,
+    backlog: u32,
+) -> Result<TcpListener, HttpError> {
+    let open = || {
+        let socket =
+            if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart need not wait for the old connections' TIME_WAIT.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(backlog)
+    };
+    open().map_err(|source| HttpError::Listen { key, address, source })
+}
+
+/// Lets pages of the configured origins call the public routes.
+///
+/// # Errors
+/// [`HttpError::Origin`] for a text that is no origin.
+pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
+    if origins.is_empty() {
+        return Ok(router);
+    }
+    let origins = origins
+        .iter()
+        .map(|origin| {
+            let valid = origin.starts_with("http://") || origin.starts_with("https://");
+            let value = HeaderValue::from_str(origin).ok().filter(|_| valid);
+            value.ok_or_else(|| HttpError::Origin(origin.clone()))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let exposed = ["x-vercel-ai-ui-message-stream", "traceresponse", "retry-after"];
+    Ok(router.layer(
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
+            .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION, header::ACCEPT])
+            .expose_headers(exposed.map(HeaderName::from_static)),
+    ))
+}
+
+/// Serves until `stop`, then lets the open connections finish their requests.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    keep_alive: Duration,
+    stop: CancellationToken,
+) {
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(connection(stream, router.clone(), keep_alive, stop.clone()));
+            }
+            Err(error) => {
+                // Out of file descriptors, most often: trying again at once would spin.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    keep_alive: Duration,
+    stop: CancellationToken,
+) {
+    // Small frames must leave at once: they are words that somebody waits for.
+    let _ = stream.set_nodelay(true);
+    let mut builder = http1::Builder::new();
+    // hyper starts this clock when it begins to wait for a request: it is the keep-alive time.
+    builder.timer(TokioTimer::new()).header_read_timeout(keep_alive);
+    let service = TowerToHyperService::new(router);
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let result = tokio::select! {
+        result = served.as_mut() => result,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

@@ -20,5 +20,8 @@ pub mod stream;
 pub mod error;
 pub mod metrics;
 pub mod models;
+pub mod tls;
 pub mod trace;
 pub mod types;
+
+pub mod bench;

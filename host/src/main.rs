@@ -1,14 +1,119 @@
-//! Only the hidden probe of CPU code so far.
+//! The command line: `stent serve`, `stent models`, `stent bench`.
 
-use std::path::Path;
+mod serve;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{Args, Parser, Subcommand};
+use stent::config::{Config, Overrides};
+
+/// An LLM inference gateway with live-swappable WebAssembly policies.
+#[derive(Parser)]
+#[command(name = "stent", version = env!("STENT_VERSION"))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Load the model and serve requests
+    Serve(Box<ServeArgs>),
+    /// List, download and check models
+    Models(stent::models::ModelsArgs),
+    /// Measure a chat server, or two side by side
+    Bench(Box<stent::bench::Args>),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    /// Configuration file (TOML)
+    #[arg(long, env = "STENT_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of the public routes [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Address of the admin routes [default: 127.0.0.1:8001]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// Model file [default: models/demo/stent-demo.gguf]
+    #[arg(long, value_name = "GGUF")]
+    model: Option<String>,
+    /// Folder that is watched for policies [default: policies]
+    #[arg(long, value_name = "DIR")]
+    policies: Option<String>,
+    /// Folder for what outlives a restart [default: data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Any key of the configuration, such as engine.slots=2; may be repeated
+    #[arg(long, value_name = "key.path=value")]
+    set: Vec<String>,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check_config: bool,
+    /// Print the effective configuration and exit
+    #[arg(long)]
+    print_config: bool,
+}
+
+impl ServeArgs {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut overrides = Overrides::from_env(std::env::vars());
+        let flags = [
+            ("--listen", "server", "listen", &self.listen),
+            ("--admin", "server", "admin", &self.admin),
+            ("--model", "engine", "model", &self.model),
+            ("--policies", "policies", "dir", &self.policies),
+            ("--data", "data", "dir", &self.data),
+        ];
+        for (flag, section, key, value) in flags {
+            if let Some(value) = value {
+                overrides.flag(flag, section, key, value);
+            }
+        }
+        for assignment in &self.set {
+            overrides.set(assignment)?;
+        }
+        Ok(Config::load(self.config.as_deref(), &overrides)?)
+    }
+}
+
 fn main() -> ExitCode {
+    // The two children that Stent starts of itself are no commands for people.
     let mut args = std::env::args_os().skip(1);
     match (args.next(), args.next()) {
         (Some(command), Some(file)) if command == stent::engine::cpu::PROBE_COMMAND => {
-            stent::engine::cpu::probe_child_main(Path::new(&file))
+            return stent::engine::cpu::probe_child_main(Path::new(&file));
         }
-        _ => ExitCode::FAILURE,
+        (Some(command), _) if command == "__compile" => return stent::policy::compile_child_main(),
+        _ => {}
+    }
+    stent::tls::install();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Models(args) => Ok(stent::models::run(&args, &mut std::io::stdout())?),
+        Command::Bench(args) => Ok(stent::bench::run(*args)?),
+        Command::Serve(args) => {
+            let config = args.load()?;
+            if args.print_config {
+                print!("{}", config.to_toml()?);
+                return Ok(());
+            }
+            if args.check_config {
+                println!("the configuration is good");
+                return Ok(());
+            }
+            serve::serve(config)
+        }
     }
 }

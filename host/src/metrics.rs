@@ -1,1 +1,264 @@
-//! metrics
+//! What Prometheus scrapes: counters and histograms that the stages feed, and gauges that are
+//! read at scrape time.
+//!
+//! Cardinality is bounded: labels are words of this program, or names from the operator's
+//! policies folder, of which the first [`MAX_NAMES`] are told apart. No session, tenant or text
+//! of a client is ever a label.
+
+mod labels;
+mod process;
+mod readings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::trace::Outcome;
+pub use labels::MAX_NAMES;
+use labels::{
+    Bounded, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels, PrefixLabels, RequestLabels,
+    ResultLabel, TraceLabel,
+};
+pub use readings::Readings;
+use readings::Readers;
+
+/// `Content-Type` of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+// The conventions' bucket boundaries, in seconds (GenAI metrics, server).
+const DURATION: [f64; 14] = [
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+];
+const FIRST_TOKEN: [f64; 16] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+const PER_TOKEN: [f64; 13] =
+    [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+/// From a gateway that costs nothing (50 us) to one that is in the way.
+const OVERHEAD: [f64; 12] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5,
+];
+const WAIT: [f64; 10] = [0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+type Exemplified<L> = Family<L, HistogramWithExemplars<TraceLabel>, fn() -> HistogramWithExemplars<TraceLabel>>;
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// One request that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished<'a> {
+    /// The route's pattern, never the path that was asked for.
+    pub route: &'static str,
+    pub outcome: Outcome,
+    /// From the request's head to the answer's last byte.
+    pub elapsed: Duration,
+    /// From the request's head to the first words; `None`: there were none.
+    pub ttft: Option<Duration>,
+    pub output_tokens: u32,
+    /// What of `elapsed` was the engine's: queue, prefill and decode. `None`: it was not asked.
+    pub engine: Option<Duration>,
+    /// Decoding alone.
+    pub decode: Option<Duration>,
+    /// Becomes the exemplar, so that a slow bucket leads to its trace.
+    pub trace_id: Option<&'a str>,
+}
+
+/// All metrics of the process. Cloning handles is not needed: share it in an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    readers: Arc<Readers>,
+    model: Arc<str>,
+    duration: Exemplified<GenAi>,
+    first_token: Exemplified<GenAi>,
+    per_token: Exemplified<GenAi>,
+    requests: Family<RequestLabels, Counter>,
+    overhead: Exemplified<OutcomeLabel>,
+    queue_wait: Histogram,
+    prefilled: Counter,
+    reused: Counter,
+    generated: Counter,
+    prefix_breaks: Family<PrefixLabels, Counter>,
+    cache: Family<CacheLabels, Counter>,
+    policy_duration: Histograms<PolicyLabels>,
+    policy_faults: Family<FaultLabels, Counter>,
+    reloads: Family<ResultLabel, Counter>,
+    policies: Bounded,
+    digests: Bounded,
+}
+
+impl Metrics {
+    /// `model`: the loaded model's name, a label of the GenAI metrics.
+    pub fn new(model: &str) -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            readers: Arc::default(),
+            model: model.into(),
+            duration: Family::new_with_constructor(|| exemplified(&DURATION)),
+            first_token: Family::new_with_constructor(|| exemplified(&FIRST_TOKEN)),
+            per_token: Family::new_with_constructor(|| exemplified(&PER_TOKEN)),
+            requests: Family::default(),
+            overhead: Family::new_with_constructor(|| exemplified(&OVERHEAD)),
+            queue_wait: Histogram::new(WAIT),
+            prefilled: Counter::default(),
+            reused: Counter::default(),
+            generated: Counter::default(),
+            prefix_breaks: Family::default(),
+            cache: Family::default(),
+            policy_duration: Family::new_with_constructor(|| Histogram::new(OVERHEAD)),
+            policy_faults: Family::default(),
+            reloads: Family::default(),
+            policies: Bounded::default(),
+            digests: Bounded::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        let genai = r.sub_registry_with_prefix("gen_ai_server");
+        genai.register_with_unit(
+            "request_duration",
+            "From the request's head to the answer's last byte",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        genai.register_with_unit(
+            "time_to_first_token",
+            "From the request's head to the first token of the answer",
+            Unit::Seconds,
+            self.first_token.clone(),
+        );
+        genai.register_with_unit(
+            "time_per_output_token",
+            "Decoding time for each token after the first",
+            Unit::Seconds,
+            self.per_token.clone(),
+        );
+        let r = r.sub_registry_with_prefix("stent");
+        r.register("requests", "Requests by route and outcome", self.requests.clone());
+        r.register_with_unit(
+            "gateway_overhead",
+            "Request time that was not spent waiting for the engine",
+            Unit::Seconds,
+            self.overhead.clone(),
+        );
+        r.register_with_unit(
+            "queue_wait",
+            "From the engine's acceptance of a job until a slot took it",
+            Unit::Seconds,
+            self.queue_wait.clone(),
+        );
+        r.register("tokens_prefilled", "Prompt tokens that were computed", self.prefilled.clone());
+        r.register("tokens_reused", "Prompt tokens found in the KV cache", self.reused.clone());
+        r.register("tokens_generated", "Tokens drawn for answers", self.generated.clone());
+        r.register(
+            "prefix_breaks",
+            "Prompts that lost their session's KV prefix, by the build policy's digest",
+            self.prefix_breaks.clone(),
+        );
+        r.register("cache", "Lookups of the answer cache by their result", self.cache.clone());
+        r.register_with_unit(
+            "policy_call_duration",
+            "One call of a policy's hook",
+            Unit::Seconds,
+            self.policy_duration.clone(),
+        );
+        r.register("policy_faults", "Policy calls that failed", self.policy_faults.clone());
+        r.register(
+            "policy_reloads",
+            "Reloads of the policies folder by their result",
+            self.reloads.clone(),
+        );
+        self.registry.register_collector(Box::new(Arc::clone(&self.readers)));
+    }
+
+    /// Records a request's end; once per request.
+    pub fn request_finished(&self, request: &Finished<'_>) {
+        let trace = || request.trace_id.map(TraceLabel::new);
+        let observe = |histogram: HistogramWithExemplars<TraceLabel>, value: Duration| {
+            histogram.observe(value.as_secs_f64(), trace(), None);
+        };
+        let genai = GenAi::new(&self.model, request.outcome);
+        observe(self.duration.get_or_create_owned(&genai), request.elapsed);
+        if let Some(ttft) = request.ttft {
+            observe(self.first_token.get_or_create_owned(&genai), ttft);
+        }
+        // The first token comes out of the prefill: the time of decoding is that of the others.
+        if let (Some(decode), Some(others @ 1..)) =
+            (request.decode, request.output_tokens.checked_sub(1))
+        {
+            observe(self.per_token.get_or_create_owned(&genai), decode / others);
+        }
+        let outcome = request.outcome.as_str();
+        let overhead = request.elapsed.saturating_sub(request.engine.unwrap_or_default());
+        observe(self.overhead.get_or_create_owned(&OutcomeLabel { outcome }), overhead);
+        self.requests.get_or_create_owned(&RequestLabels { route: request.route, outcome }).inc();
+    }
+
+    /// Records a run of the engine, which several requests may share: it waited for its slot,
+    /// `reused` of its `prompt` tokens needed no computing, and `output` tokens were drawn.
+    pub fn run_finished(&self, waited: Duration, prompt: u32, reused: u32, output: u32) {
+        self.queue_wait.observe(waited.as_secs_f64());
+        self.prefilled.inc_by(u64::from(prompt.saturating_sub(reused)));
+        self.reused.inc_by(u64::from(reused));
+        self.generated.inc_by(u64::from(output));
+    }
+
+    /// A session's next prompt did not continue its last one.
+    pub fn prefix_break(&self, build_sha256: &str) {
+        let digest = build_sha256.get(..12).unwrap_or(build_sha256);
+        self.prefix_breaks
+            .get_or_create_owned(&PrefixLabels { policy: self.digests.label(digest) })
+            .inc();
+    }
+
+    /// `key`: `parts` or `exact`; `result`: `hit`, `miss`, `bypass` or `coalesced`.
+    pub fn cache(&self, key: &'static str, result: &'static str) {
+        self.cache.get_or_create_owned(&CacheLabels { key, result }).inc();
+    }
+
+    /// One policy call; `fault`: its kind where it failed.
+    pub fn policy_call(
+        &self,
+        hook: &'static str,
+        name: &str,
+        took: Duration,
+        fault: Option<&'static str>,
+    ) {
+        let policy = self.policies.label(name);
+        if let Some(kind) = fault {
+            let labels = FaultLabels { hook, policy: policy.clone(), kind };
+            self.policy_faults.get_or_create_owned(&labels).inc();
+        }
+        self.policy_duration
+            .get_or_create_owned(&PolicyLabels { hook, policy })
+            .observe(took.as_secs_f64());
+    }
+
+    /// `result`: `swapped`, `unchanged` or `rejected`.
+    pub fn reload(&self, result: &'static str) {
+        self.reloads.get_or_create_owned(&ResultLabel { result }).inc();
+    }
+
+    /// Adds a reader that fills in its fields of [`Readings`] at every scrape. It must not wait.
+    pub fn on_scrape(&self, reader: impl Fn(&mut Readings) + Send + Sync + 'static) {
+        self.readers.add(Box::new(reader));
+    }
+
+    /// The whole exposition, in the OpenMetrics text format.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::with_capacity(16 << 10);
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+fn exemplified(buckets: &[f64]) -> HistogramWithExemplars<TraceLabel> {
+    HistogramWithExemplars::new(buckets.iter().copied())
+}

@@ -1,1 +1,290 @@
-//! trace
+//! Traces and logs: one subscriber, set up once, that prints events and exports spans.
+//!
+//! Spans are made in [`spans`] and nowhere else, under the names of [`semconv`]. Events are only
+//! printed: they never become span events, because their fields are not on the list of what may
+//! leave the process.
+
+mod export;
+mod log;
+mod otlp;
+mod propagate;
+pub mod semconv;
+pub mod spans;
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanExporter};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt, FilterFn, LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+pub use export::Counts;
+pub use propagate::{context, trace_id, traceresponse};
+pub use spans::{Held, Outcome};
+
+/// Overrides [`LogSettings::filter`].
+pub const LOG_VARIABLE: &str = "STENT_LOG";
+/// How long the last spans may take to leave.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// `[telemetry]`
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Address of an OTLP collector, `http://127.0.0.1:4317`. Empty: nothing is exported.
+    pub otlp: String,
+    pub protocol: Protocol,
+    /// Exports what people ask and what the model answers. Off, neither leaves the process.
+    pub capture_content: bool,
+    /// Part of the traces that is exported, 0 to 1; a caller's own decision goes first.
+    pub sample: f64,
+    /// Continue the trace of a caller's `traceparent`. Switch off on an edge that strangers reach:
+    /// they could otherwise choose trace ids and force sampling.
+    pub traceparent: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            otlp: String::new(),
+            protocol: Protocol::Grpc,
+            capture_content: false,
+            sample: 1.0,
+            traceparent: true,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Grpc,
+    /// OTLP/HTTP with protobuf bodies.
+    Http,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// A level, or directives such as `info,stent::policy=debug`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Auto }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    Human,
+    Json,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    #[error("telemetry.otlp: {found:?} is not an address, expected one such as \"http://127.0.0.1:4317\"")]
+    Endpoint { found: String },
+    #[error("telemetry.sample: {0} is out of range, expected 0 to 1")]
+    Sample(f64),
+    #[error("{origin}: {found:?} is not a log filter, expected a level or directives such as \"info,stent::policy=debug\"")]
+    Filter {
+        /// The key or variable that it came from.
+        origin: &'static str,
+        found: String,
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    #[error("telemetry.otlp: no exporter for {endpoint:?}")]
+    Exporter {
+        endpoint: String,
+        #[source]
+        source: opentelemetry_otlp::ExporterBuildError,
+    },
+    #[error("telemetry: the HTTP client could not be made: {0}")]
+    Client(String),
+    #[error("telemetry: the export thread could not be started")]
+    Thread(#[source] io::Error),
+    #[error("tracing was set up already in this process")]
+    Twice,
+}
+
+impl TraceError {
+    fn exporter(settings: &Settings, source: opentelemetry_otlp::ExporterBuildError) -> Self {
+        Self::Exporter { endpoint: settings.otlp.clone(), source }
+    }
+}
+
+impl Settings {
+    /// Checks all values; called before anything listens.
+    pub fn validate(&self) -> Result<(), TraceError> {
+        if !(0.0..=1.0).contains(&self.sample) {
+            return Err(TraceError::Sample(self.sample));
+        }
+        let host = ["http://", "https://"].iter().find_map(|s| self.otlp.strip_prefix(s));
+        if !self.otlp.is_empty() && host.is_none_or(|host| host.is_empty()) {
+            return Err(TraceError::Endpoint { found: self.otlp.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// Sets up logs and traces for the whole process. Works inside and outside of a runtime.
+pub fn init(settings: &Settings, log: &LogSettings) -> Result<Guard, TraceError> {
+    settings.validate()?;
+    let filter = env_filter(log)?;
+    let (spans, guard) = exporting(settings)?;
+    tracing_subscriber::registry()
+        .with(spans)
+        .with(printer(log.format, filter))
+        .try_init()
+        .map_err(|_| TraceError::Twice)?;
+    if settings.capture_content {
+        tracing::warn!("telemetry.capture_content is on: questions and answers are exported");
+    }
+    Ok(guard)
+}
+
+/// The layer that exports Stent's spans to the collector that `settings` name, if any.
+pub fn exporting<S>(
+    settings: &Settings,
+) -> Result<(Box<dyn Layer<S> + Send + Sync>, Guard), TraceError>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    if settings.otlp.is_empty() {
+        return Ok(layer(settings, None::<opentelemetry_otlp::SpanExporter>));
+    }
+    let transport = otlp::connect(settings)?;
+    let (layer, mut guard) = layer(settings, Some(transport.exporter));
+    guard.runtime = transport.runtime;
+    Ok((layer, guard))
+}
+
+/// The layer that turns Stent's spans into exported ones, over any exporter: tests pass an
+/// in-memory one and call [`Guard::flush`].
+pub fn layer<S, E>(
+    settings: &Settings,
+    exporter: Option<E>,
+) -> (Box<dyn Layer<S> + Send + Sync>, Guard)
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    E: SpanExporter + 'static,
+{
+    let counts = Arc::new(Counts::default());
+    let provider = export::provider(settings, exporter, &counts);
+    let layer = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("stent"))
+        // File, line and thread of a span are known from its name.
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_filter(stent_spans());
+    let guard = Guard { provider: Some(provider), counts, runtime: None };
+    (Box::new(layer), guard)
+}
+
+fn stent_spans() -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    filter_fn(|meta: &Metadata<'_>| meta.is_span() && meta.target().starts_with("stent"))
+        .with_max_level_hint(Level::INFO)
+}
+
+fn printer<S>(format: LogFormat, filter: EnvFilter) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let terminal = io::stderr().is_terminal();
+    let human = match format {
+        LogFormat::Auto => terminal,
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    };
+    // Spans are not printed; leaving them out here saves formatting their fields.
+    let events = filter.and(filter_fn(|meta: &Metadata<'_>| meta.is_event()));
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(terminal);
+    if human {
+        lines.compact().with_filter(events).boxed()
+    } else {
+        lines.event_format(log::Json).with_filter(events).boxed()
+    }
+}
+
+fn env_filter(log: &LogSettings) -> Result<EnvFilter, TraceError> {
+    let variable = std::env::var(LOG_VARIABLE).ok().filter(|value| !value.is_empty());
+    let (origin, found) = match variable {
+        Some(value) => (LOG_VARIABLE, value),
+        None => ("log.filter", log.filter.clone()),
+    };
+    // The SDK writes a line for each lost batch; the exporter's gate says it once.
+    let quiet = ["opentelemetry", "opentelemetry_sdk", "opentelemetry_otlp"];
+    let quiet = quiet.map(|target| format!("{target}=off")).join(",");
+    EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(format!("{quiet},{found}"))
+        .map_err(|source| TraceError::Filter { origin, found, source })
+}
+
+/// Keeps the export running. Close it last, after the server has drained.
+#[derive(Debug)]
+pub struct Guard {
+    provider: Option<SdkTracerProvider>,
+    counts: Arc<Counts>,
+    runtime: Option<Runtime>,
+}
+
+impl Guard {
+    /// For the metrics.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Sends what has ended so far; for tests. Waits up to 5 s.
+    pub fn flush(&self) {
+        if let Some(provider) = &self.provider {
+            // What could not be sent is counted as dropped.
+            let _ = provider.force_flush();
+        }
+    }
+
+    /// Sends the last spans, for 3 s at most. Blocks: never call it on a thread of the
+    /// server's runtime, use [`Guard::shutdown`] there.
+    pub fn close(mut self) {
+        self.finish();
+    }
+
+    /// As [`Guard::close`], without blocking the caller's thread.
+    pub async fn shutdown(self) {
+        // It fails only when the runtime itself is going away: then nobody waits for spans.
+        let _ = tokio::task::spawn_blocking(move || self.close()).await;
+    }
+
+    fn finish(&mut self) {
+        let Some(provider) = self.provider.take() else { return };
+        // A timeout loses spans, which are counted.
+        let _ = provider.shutdown_with_timeout(DRAIN);
+        self.counts.close();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

@@ -1,0 +1,94 @@
+//! Reading a JSON body, with errors that name the field.
+
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, header};
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+/// Reads and checks a body.
+///
+/// # Errors
+/// 415 for another media type, 413 for too much, 400 that names the field for the rest.
+pub async fn read<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<T, Error> {
+    let media = headers.get(header::CONTENT_TYPE).map_or("", |v| v.to_str().unwrap_or("?"));
+    let essence = media.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Error::MediaType { found: media.chars().take(100).collect() });
+    }
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|bytes: usize| bytes > limit) {
+        return Err(Error::TooLarge { limit });
+    }
+    let bytes = to_bytes(body, limit).await.map_err(|error| {
+        let too_large = std::error::Error::source(&error)
+            .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+        if too_large {
+            Error::TooLarge { limit }
+        } else {
+            Error::Malformed("the body ended before it was complete".into())
+        }
+    })?;
+    parse(&bytes)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        let text = inner.to_string();
+        if inner.is_syntax() || inner.is_eof() {
+            return Error::Malformed(format!("the body is not valid JSON: {text}"));
+        }
+        // Position within the body helps nobody once the field is named.
+        let problem = text.split(" at line ").next().unwrap_or(&text).to_owned();
+        match field(&path, &problem) {
+            Some(field) => Error::invalid(field, problem),
+            None => Error::Malformed(format!("the body is wrong: {problem}")),
+        }
+    })?;
+    json.end().map_err(|e| Error::Malformed(format!("the body is not valid JSON: {e}")))?;
+    Ok(value)
+}
+
+/// The field an error is about: its path, or the name in the words of serde.
+fn field(path: &str, problem: &str) -> Option<String> {
+    if path != "." && !path.ends_with('?') {
+        return Some(path.to_owned());
+    }
+    let named = problem.starts_with("missing field") || problem.starts_with("unknown field");
+    named.then(|| problem.split('`').nth(1).map(str::to_owned)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Small {
+        #[expect(dead_code, reason = "only its reading is tested")]
+        message: String,
+        #[expect(dead_code, reason = "only its reading is tested")]
+        top_k: Option<u32>,
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let error = |json: &str| parse::<Small>(json.as_bytes()).unwrap_err().to_string();
+        assert!(error("{\"message\": 5}").starts_with("message: invalid type: integer `5`"));
+        assert!(error("{}").starts_with("message: missing field"));
+        assert!(error("{\"mesage\":\"x\"}").starts_with("mesage: unknown field"));
+        assert!(error("{\"message\":\"x\",\"top_k\":-1}").starts_with("top_k: "));
+        assert!(error("{\"message\":").starts_with("the body is not valid JSON"));
+        assert!(error("{\"message\":\"x\"} more").starts_with("the body is not valid JSON"));
+        assert!(error("[]").contains("message"), "{}", error("[]"));
+    }
+}

@@ -1,0 +1,180 @@
+//! `POST /v1/chat/completions` and `GET /v1/models`, as OpenAI's clients expect them. Unknown
+//! fields are ignored: clients send many.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::Span;
+
+use super::message::Stop;
+use super::{App, body, serve};
+use crate::chat::{Answer, Ask, Params, Said};
+use crate::error::Error;
+use crate::stream::{self, openai};
+use crate::types::{Role, Seed, TenantId};
+
+#[derive(Debug, Deserialize)]
+struct Request {
+    messages: Vec<Message>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    stream_options: Option<StreamOptions>,
+    max_tokens: Option<u32>,
+    /// The newer name of `max_tokens`.
+    max_completion_tokens: Option<u32>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<i32>,
+    min_p: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    seed: Option<Seed>,
+    #[serde(default)]
+    stop: Option<Stop>,
+    n: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Message {
+    role: String,
+    content: Content,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a text or a list of text parts")]
+enum Content {
+    Text(String),
+    Parts(Vec<ContentPart>),
+}
+
+#[derive(Debug, Deserialize)]
+struct ContentPart {
+    r#type: String,
+    #[serde(default)]
+    text: String,
+}
+
+impl Message {
+    fn said(self, at: usize) -> Result<Said, Error> {
+        let role = match self.role.as_str() {
+            "system" | "developer" => Role::System,
+            "user" => Role::User,
+            "assistant" => Role::Assistant,
+            "tool" | "function" => Role::Tool,
+            found => {
+                return Err(Error::invalid(
+                    format!("messages[{at}].role"),
+                    format!("found {found:?}, expected system, user, assistant or tool"),
+                ));
+            }
+        };
+        let text = match self.content {
+            Content::Text(text) => text,
+            Content::Parts(parts) => match parts.iter().find(|part| part.r#type != "text") {
+                None => parts.into_iter().map(|part| part.text).collect(),
+                Some(part) => {
+                    return Err(Error::invalid(
+                        format!("messages[{at}].content"),
+                        format!("found a part of type {:?}, expected only text", part.r#type),
+                    ));
+                }
+            },
+        };
+        Ok(Said { role, text })
+    }
+}
+
+impl Request {
+    fn ask(self, streaming: bool, span: Span) -> Result<Ask, Error> {
+        if let Some(n) = self.n.filter(|&n| n != 1) {
+            return Err(Error::invalid("n", format!("found {n}, expected 1")));
+        }
+        let messages = self
+            .messages
+            .into_iter()
+            .enumerate()
+            .map(|(at, message)| message.said(at))
+            .collect::<Result<Vec<_>, _>>()?;
+        match messages.last() {
+            None => return Err(Error::invalid("messages", "found none, expected at least one")),
+            Some(last) if last.role != Role::User => {
+                return Err(Error::invalid("messages", "the last one must be the user's"));
+            }
+            Some(last) if last.text.trim().is_empty() => {
+                let at = messages.len() - 1;
+                return Err(Error::invalid(format!("messages[{at}].content"), "found no text"));
+            }
+            Some(_) => {}
+        }
+        Ok(Ask {
+            tenant: TenantId::default(),
+            session: None,
+            messages,
+            params: Params {
+                max_tokens: self.max_completion_tokens.or(self.max_tokens),
+                temperature: self.temperature,
+                top_p: self.top_p,
+                top_k: self.top_k,
+                min_p: self.min_p,
+                presence_penalty: self.presence_penalty,
+                frequency_penalty: self.frequency_penalty,
+                repeat_penalty: None,
+                // OpenAI's clients expect another answer each time unless they name a seed.
+                seed: Some(self.seed.unwrap_or(Seed::Random)),
+                stop: self.stop.unwrap_or_default().into_vec(),
+            },
+            streaming,
+            span,
+            route: ROUTE,
+            arrived: Instant::now(),
+        })
+    }
+}
+
+const ROUTE: &str = "/v1/chat/completions";
+
+pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    let read = body::read::<Request>(&headers, body, app.max_body).await;
+    let streaming = read.as_ref().is_ok_and(|r| r.stream.unwrap_or(false));
+    let usage = read
+        .as_ref()
+        .is_ok_and(|r| r.stream_options.as_ref().is_some_and(|options| options.include_usage));
+    serve(&app, ROUTE, &headers, |span| read?.ask(streaming, span), async |answer, span| {
+        let Answer { head, parts } = answer;
+        if streaming {
+            return Ok(stream::sse(head, parts, openai::Chunks { usage }, span));
+        }
+        let whole = stream::collect(parts).await?;
+        Ok(Json(openai::document(&head, &whole)).into_response())
+    })
+    .await
+}
+
+pub async fn models(State(app): State<Arc<App>>) -> Response {
+    let model = app.gateway.engine.model();
+    Json(json!({
+        "object": "list",
+        "data": [{
+            "id": model.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "stent",
+            "context_window": model.n_ctx,
+        }],
+    }))
+    .into_response()
+}

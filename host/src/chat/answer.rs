@@ -1,0 +1,315 @@
+//! Writes an answer: from the engine's events, the cache or a policy's fixed text to the parts
+//! that the client reads, and what remains of it afterwards.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::coalesce::Passenger;
+use super::turn::Turn;
+use super::{Answer, history};
+use crate::cache::Cached;
+use crate::engine::{Event, Outcome as Run};
+use crate::error::Error;
+use crate::metrics::Finished;
+use crate::policy::{AnswerOutcome, Filter, Lookup, Prompt, Step, Trimmed};
+use crate::stream::{self, Head, Part, Parts, Summary, Undelivered};
+use crate::trace::spans::{self, Outcome};
+use crate::trace::trace_id;
+use crate::types::{Finish, Token};
+
+/// Answers from the cache: the same parts as a fresh answer has.
+pub async fn replay(turn: Turn, hit: Cached) -> Result<Answer, Error> {
+    let summary = Summary {
+        finish: hit.finish,
+        cached: true,
+        prompt_tokens: hit.prompt_tokens,
+        cached_tokens: hit.prompt_tokens,
+        output_tokens: hit.output_tokens,
+        ..summary(&turn)
+    };
+    at_once(turn, &hit.text, &hit.tokens, summary, Outcome::Cached).await
+}
+
+/// Answers with a policy's own text; the model is not asked.
+pub async fn fixed(turn: Turn, text: String) -> Result<Answer, Error> {
+    let summary = summary(&turn);
+    at_once(turn, &text, &[], summary, Outcome::Blocked).await
+}
+
+async fn at_once(
+    mut turn: Turn,
+    text: &str,
+    tokens: &[Token],
+    mut summary: Summary,
+    outcome: Outcome,
+) -> Result<Answer, Error> {
+    let head = head(&turn)?;
+    let (parts, reader) = stream::channel();
+    history::remember(&mut turn, text, tokens, None).await?;
+    summary.ttft = Some(turn.elapsed());
+    close(&turn, outcome, &summary, None);
+    // Two parts always fit the buffer: this waits for nobody.
+    for part in [Part::Text(text.to_owned()), Part::Done(summary)] {
+        let _ = parts.send(part).await;
+    }
+    Ok(Answer { head, parts: reader })
+}
+
+/// Answers from a run. A task of its own writes the answer, so that history and cache are done
+/// with even if the client closes the connection right after the last word.
+pub fn generate(
+    turn: Turn,
+    lookup: Lookup,
+    trimmed: Trimmed,
+    prompt: Prompt,
+    filter: Filter,
+    run: Passenger,
+) -> Result<Answer, Error> {
+    let head = head(&turn)?;
+    let (parts, reader) = stream::channel();
+    let answers = turn.gateway.answers.clone();
+    let writer = Writer {
+        text: String::new(),
+        tokens: Vec::new(),
+        first: None,
+        filter,
+        parts,
+        lookup,
+        trimmed,
+        prompt,
+        turn,
+    };
+    answers.spawn(writer.write(run));
+    Ok(Answer { head, parts: reader })
+}
+
+struct Writer {
+    turn: Turn,
+    lookup: Lookup,
+    trimmed: Trimmed,
+    prompt: Prompt,
+    filter: Filter,
+    parts: Parts,
+    /// What the client has been sent, and the ids that it came from.
+    text: String,
+    tokens: Vec<Token>,
+    /// When the first text came.
+    first: Option<Instant>,
+}
+
+/// How the events of a run ended, as far as this client is concerned.
+enum End {
+    Finished(Run),
+    /// The output filter stopped it.
+    Filtered,
+    Failed(Error),
+    Undelivered(Undelivered),
+}
+
+impl From<Undelivered> for End {
+    fn from(why: Undelivered) -> Self {
+        Self::Undelivered(why)
+    }
+}
+
+impl Writer {
+    async fn write(mut self, mut run: Passenger) {
+        let follows = run.follows();
+        let end = self.relay(&mut run).await.unwrap_or_else(|end| end);
+        // Leaves the run: the last one to leave stops it.
+        drop(run);
+        match end {
+            End::Finished(outcome) => self.finish(outcome, follows).await,
+            End::Filtered => {
+                let outcome = Run {
+                    finish: Finish::Filtered,
+                    prompt_tokens: len(&self.prompt.tokens),
+                    cached_tokens: 0,
+                    output_tokens: len(&self.tokens),
+                    queued: Duration::ZERO,
+                    prefill: Duration::ZERO,
+                    decode: self.first.map_or(Duration::ZERO, |first| first.elapsed()),
+                };
+                self.finish(outcome, follows).await;
+            }
+            End::Failed(error) => self.fail(error).await,
+            End::Undelivered(Undelivered::Slow(error)) => self.fail(error).await,
+            End::Undelivered(Undelivered::Gone) => {
+                spans::event(&self.turn.ask.span, "client_disconnected", &[]);
+                close(&self.turn, Outcome::Cancelled, &summary(&self.turn), None);
+            }
+        }
+    }
+
+    /// Passes the run's events on until it ends or the client leaves.
+    async fn relay(&mut self, run: &mut Passenger) -> Result<End, End> {
+        if self.trimmed.dropped > 0 {
+            self.parts.send(Part::Trimmed { dropped: self.trimmed.dropped }).await?;
+        }
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = self.parts.gone() => return Err(Undelivered::Gone.into()),
+                event = run.next() => event,
+            };
+            match event.as_deref() {
+                Some(Event::Queued { position }) => {
+                    self.parts.send(Part::Queued { position: *position }).await?;
+                }
+                Some(Event::Started { .. }) => {}
+                Some(Event::Text { text, tokens }) => {
+                    self.tokens.extend_from_slice(tokens);
+                    let step = self.filter.push(text).await;
+                    self.emit(step).await?;
+                }
+                Some(Event::Finished(outcome)) => {
+                    let rest = self.filter.finish(outcome.finish).await.map(Step::Emit);
+                    self.emit(rest).await?;
+                    return Ok(End::Finished(outcome.clone()));
+                }
+                Some(Event::Failed(error)) => return Err(End::Failed(error.clone().into())),
+                None => return Err(End::Failed(crate::engine::EngineError::Stopped.into())),
+            }
+        }
+    }
+
+    async fn emit(&mut self, step: Result<Step, crate::policy::Denied>) -> Result<(), End> {
+        let (text, stop) = match step.map_err(|denied| End::Failed(denied.into()))? {
+            Step::Emit(text) => (text, false),
+            Step::Stop { emit, .. } => (emit, true),
+        };
+        if !text.is_empty() {
+            if self.first.is_none() {
+                self.first = Some(Instant::now());
+                spans::event(&self.turn.ask.span, "first_byte", &[]);
+            }
+            self.text.push_str(&text);
+            self.parts.send(Part::Text(text)).await?;
+        }
+        if stop { Err(End::Filtered) } else { Ok(()) }
+    }
+
+    /// History first, then the cache, then the client's last part, then a head start for what
+    /// comes next.
+    async fn finish(mut self, run: Run, follows: bool) {
+        let complete = matches!(run.finish, Finish::Stop | Finish::Length | Finish::Filtered);
+        if complete {
+            let first = self.trimmed.first;
+            if let Err(error) =
+                history::remember(&mut self.turn, &self.text, &self.tokens, first).await
+            {
+                return self.fail(error).await;
+            }
+            self.admit_to_cache(&run).await;
+        }
+        let summary = self.summary(&run, follows);
+        let outcome = match (complete, follows) {
+            (false, _) => Outcome::Cancelled,
+            (true, true) => Outcome::Coalesced,
+            (true, false) => Outcome::Ok,
+        };
+        close(&self.turn, outcome, &summary, Some(&run));
+        let delivered = self.parts.send(Part::Done(summary)).await.is_ok();
+        if complete && delivered {
+            self.turn.anchor = self.trimmed.first.or(self.turn.anchor);
+            history::foresee(&mut self.turn).await;
+        }
+    }
+
+    /// Asks the cache policy whether the finished answer may be kept.
+    async fn admit_to_cache(&self, run: &Run) {
+        let turn = &self.turn;
+        let exact = turn.cache_key(&self.lookup, Some(&self.prompt));
+        let Some((key, _)) = exact.or_else(|| turn.cache_key(&self.lookup, None)) else { return };
+        let outcome = AnswerOutcome {
+            finish: run.finish,
+            prompt_tokens: run.prompt_tokens,
+            output_tokens: run.output_tokens,
+            elapsed: turn.elapsed(),
+        };
+        // The policy sees the conversation as it was when it decided to look up.
+        let asked = turn.messages.split_last().map_or(&[][..], |(answer, asked)| {
+            if answer.role == crate::types::Role::Assistant { asked } else { &turn.messages }
+        });
+        let Some(ttl) = turn.policies.cache_admit(asked, &self.text, outcome).await else { return };
+        let _span = spans::cache_store(&turn.ask.span, "memory", self.text.len());
+        let answer = Cached {
+            text: self.text.as_str().into(),
+            tokens: self.tokens.as_slice().into(),
+            finish: run.finish,
+            prompt_tokens: run.prompt_tokens,
+            output_tokens: run.output_tokens,
+        };
+        turn.gateway.cache.store(key, answer, ttl);
+    }
+
+    async fn fail(self, error: Error) {
+        tracing::warn!(code = error.class().2, "the answer failed after its head was sent");
+        spans::failed(&self.turn.ask.span, error.class().2);
+        close(&self.turn, Outcome::Error, &summary(&self.turn), None);
+        let _ = self.parts.send(Part::Failed(error)).await;
+    }
+
+    fn summary(&self, run: &Run, follows: bool) -> Summary {
+        let decode = run.decode.as_secs_f64();
+        // The first token comes out of the prefill: the time of decoding is that of the others.
+        let decoded = f64::from(run.output_tokens.saturating_sub(1));
+        Summary {
+            finish: run.finish,
+            coalesced: follows,
+            ttft: self.first.map(|first| first.duration_since(self.turn.ask.arrived)),
+            prompt_tokens: run.prompt_tokens,
+            cached_tokens: run.cached_tokens,
+            output_tokens: run.output_tokens,
+            tokens_per_second: if decode > 0.0 { decoded / decode } else { 0.0 },
+            ..summary(&self.turn)
+        }
+    }
+}
+
+/// Records how the request ended, on its span and in the metrics; once per request.
+fn close(turn: &Turn, outcome: Outcome, summary: &Summary, run: Option<&Run>) {
+    spans::outcome(&turn.ask.span, outcome);
+    turn.gateway.metrics.request_finished(&Finished {
+        route: turn.ask.route,
+        outcome,
+        elapsed: turn.elapsed(),
+        ttft: summary.ttft,
+        output_tokens: summary.output_tokens,
+        engine: run.map(|run| run.queued + run.prefill + run.decode),
+        decode: run.map(|run| run.decode),
+        trace_id: summary.trace_id.as_deref(),
+    });
+}
+
+/// The summary of an answer that nothing was generated for.
+fn summary(turn: &Turn) -> Summary {
+    Summary {
+        finish: Finish::Stop,
+        trace_id: trace_id(&turn.ask.span),
+        cached: false,
+        coalesced: false,
+        generation: turn.policies.generation(),
+        ttft: None,
+        prompt_tokens: 0,
+        cached_tokens: 0,
+        output_tokens: 0,
+        tokens_per_second: 0.0,
+    }
+}
+
+fn head(turn: &Turn) -> Result<Head, Error> {
+    let mut bits = [0_u8; 12];
+    getrandom::fill(&mut bits)
+        .map_err(|e| Error::Internal(format!("no randomness for an answer's id: {e}")))?;
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Head {
+        id: format!("resp_{}", hex::encode(bits)),
+        session: turn.ask.session.clone(),
+        model: turn.gateway.engine.model().name.clone(),
+        created: created.as_secs(),
+    })
+}
+
+fn len(tokens: &[Token]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}

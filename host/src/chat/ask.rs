@@ -1,0 +1,184 @@
+//! What is asked: the same for every route, checked before anything is done with it.
+
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+use tracing::Span;
+
+use crate::error::Error;
+use crate::types::{Role, Sampling, Seed, SessionId, TenantId, Token};
+
+/// One request.
+pub struct Ask {
+    pub tenant: TenantId,
+    /// Whose history it continues; `None`: the client brought the whole conversation.
+    pub session: Option<SessionId>,
+    /// The new message, or the whole conversation, oldest first; the last one is the user's.
+    pub messages: Vec<Said>,
+    pub params: Params,
+    /// Whether the client reads the answer as it is produced.
+    pub streaming: bool,
+    /// The server span.
+    pub span: Span,
+    pub route: &'static str,
+    pub arrived: Instant,
+}
+
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub role: Role,
+    pub text: String,
+}
+
+/// How the answer is to be drawn; what is `None` comes from the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    pub max_tokens: Option<u32>,
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub top_k: Option<i32>,
+    pub min_p: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    pub repeat_penalty: Option<f32>,
+    pub seed: Option<Seed>,
+    pub stop: Vec<String>,
+}
+
+/// What holds where a request says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    pub max_tokens: u32,
+    pub temperature: f32,
+    pub seed: Seed,
+}
+
+/// Most stop sequences, and the longest of them in bytes.
+const MAX_STOPS: usize = 8;
+const MAX_STOP_BYTES: usize = 256;
+
+impl Params {
+    /// Checks the values' ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the field, what was found and what is expected.
+    pub fn check(&self) -> Result<(), Error> {
+        range("temperature", self.temperature, 0.0, 2.0)?;
+        range("top_p", self.top_p, 0.0, 1.0)?;
+        range("min_p", self.min_p, 0.0, 1.0)?;
+        range("presence_penalty", self.presence_penalty, -2.0, 2.0)?;
+        range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?;
+        range("repeat_penalty", self.repeat_penalty, 0.1, 10.0)?;
+        if self.max_tokens == Some(0) {
+            return Err(Error::invalid("max_tokens", "found 0, expected at least 1"));
+        }
+        if let Some(k) = self.top_k.filter(|&k| k < 0) {
+            return Err(Error::invalid("top_k", format!("found {k}, expected 0 (off) or more")));
+        }
+        if self.stop.len() > MAX_STOPS {
+            let found = self.stop.len();
+            return Err(Error::invalid(
+                "stop",
+                format!("found {found} sequences, expected at most {MAX_STOPS}"),
+            ));
+        }
+        match self.stop.iter().find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES) {
+            None => Ok(()),
+            Some(stop) => Err(Error::invalid(
+                "stop",
+                format!("found a sequence of {} bytes, expected 1 to {MAX_STOP_BYTES}", stop.len()),
+            )),
+        }
+    }
+
+    /// True where the same prompt is drawn the same way again: only then may an answer be shared.
+    pub fn repeatable(&self, defaults: &Defaults) -> bool {
+        self.temperature.unwrap_or(defaults.temperature) == 0.0
+            || self.seed.unwrap_or(defaults.seed) != Seed::Random
+    }
+
+    /// The parameters with every gap filled, the seed still open.
+    pub fn sampling(&self, defaults: &Defaults) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(40),
+            top_p: self.top_p.unwrap_or(0.95),
+            min_p: self.min_p.unwrap_or(0.05),
+            repeat_penalty: self.repeat_penalty.unwrap_or(1.0),
+            presence_penalty: self.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+            logit_bias: Vec::new(),
+            grammar: None,
+            seed: 0,
+        }
+    }
+
+    /// The seed, and where it came from, once the prompt is known.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn seed(&self, defaults: &Defaults, prompt: &[Token]) -> Result<(u64, &'static str), Error> {
+        match self.seed.unwrap_or(defaults.seed) {
+            Seed::Fixed(seed) => Ok((seed, "client")),
+            Seed::Derived => Ok((derive(prompt), "derived")),
+            Seed::Random => {
+                let mut bits = [0; 8];
+                getrandom::fill(&mut bits)
+                    .map_err(|e| Error::Internal(format!("no randomness for a seed: {e}")))?;
+                Ok((u64::from_le_bytes(bits), "random"))
+            }
+        }
+    }
+}
+
+/// The seed that a prompt has by itself: the first 8 bytes of its tokens' sha256.
+fn derive(prompt: &[Token]) -> u64 {
+    let mut hash = Sha256::new();
+    for token in prompt {
+        hash.update(token.to_le_bytes());
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn range(field: &str, value: Option<f32>, low: f32, high: f32) -> Result<(), Error> {
+    match value {
+        Some(found) if !(low..=high).contains(&found) => {
+            Err(Error::invalid(field, format!("found {found}, expected {low} to {high}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        let wrong = |params: Params| params.check().unwrap_err().to_string();
+        assert_eq!(
+            wrong(Params { temperature: Some(3.0), ..Params::default() }),
+            "temperature: found 3, expected 0 to 2"
+        );
+        assert_eq!(
+            wrong(Params { max_tokens: Some(0), ..Params::default() }),
+            "max_tokens: found 0, expected at least 1"
+        );
+        let long = Params { stop: vec![String::new()], ..Params::default() };
+        assert_eq!(wrong(long), "stop: found a sequence of 0 bytes, expected 1 to 256");
+    }
+
+    #[test]
+    fn a_derived_seed_follows_the_prompt_and_a_random_one_does_not() {
+        let defaults = Defaults { max_tokens: 9, temperature: 0.7, seed: Seed::Derived };
+        let params = Params::default();
+        let seed = |prompt: &[Token]| params.seed(&defaults, prompt).unwrap().0;
+        assert_eq!(seed(&[1, 2]), seed(&[1, 2]));
+        assert_ne!(seed(&[1, 2]), seed(&[2, 1]));
+        let random = Params { seed: Some(Seed::Random), ..Params::default() };
+        assert_ne!(random.seed(&defaults, &[1]).unwrap(), random.seed(&defaults, &[1]).unwrap());
+        assert!(!random.repeatable(&defaults) && params.repeatable(&defaults));
+    }
+}

@@ -1,0 +1,87 @@
+//! What an answered question leaves behind: the exchange in the session, and a head start for
+//! the next question.
+
+use std::sync::Arc;
+
+use super::turn::Turn;
+use crate::error::Error;
+use crate::session::Exchange;
+use crate::trace::spans;
+use crate::types::{Message, Role, Special, Token};
+
+/// Adds the exchange to the session. When this returns, it is where the store promises it to be:
+/// only then is the client told that the answer is finished.
+pub async fn remember(
+    turn: &mut Turn,
+    text: &str,
+    tokens: &[Token],
+    first_kept: Option<u64>,
+) -> Result<(), Error> {
+    let (Some(key), Some(question)) = (turn.key(), turn.messages.last().cloned()) else {
+        return Ok(());
+    };
+    let answer = Message {
+        id: question.id + 1,
+        role: Role::Assistant,
+        text: text.into(),
+        tokens: answer_tokens(turn, text, tokens),
+        pinned: false,
+        exchange: question.exchange,
+    };
+    let span = spans::session_append(&turn.ask.span, "memory");
+    turn.messages.push(answer.clone());
+    let anchor = first_kept.or(turn.anchor);
+    turn.gateway.sessions.append(&key, Exchange { question, answer, anchor }).await;
+    spans::turns(&span, turn.messages.len() / 2);
+    Ok(())
+}
+
+/// The ids that the model produced, where they say what the client saw: text that a stop
+/// sequence or a filter changed, or that holds a reserved string, is tokenised anew.
+fn answer_tokens(turn: &Turn, text: &str, tokens: &[Token]) -> Arc<[Token]> {
+    let tokenizer = turn.gateway.engine.tokenizer();
+    let bytes: Vec<u8> = tokens.iter().flat_map(|&token| tokenizer.bytes(token)).collect();
+    let said = bytes.strip_prefix(b" ").unwrap_or(&bytes);
+    if said == text.as_bytes() && !turn.reserves(text) {
+        tokens.into()
+    } else {
+        turn.encode(text)
+    }
+}
+
+/// Tells the engine what the session's next prompt will start with, so that it can be computed
+/// while nobody waits. The policies themselves say it: they build the prompt of two made-up next
+/// questions, and what both have in common is sure.
+pub async fn foresee(turn: &mut Turn) {
+    let (Some(key), Some(last)) = (turn.key(), turn.messages.last().cloned()) else { return };
+    let mut prompts = Vec::with_capacity(2);
+    for placeholder in ["a", "1"] {
+        let tokens: Arc<[Token]> =
+            turn.gateway.engine.tokenizer().encode(placeholder, Special::AsText).into();
+        turn.messages.push(Message {
+            id: last.id + 1,
+            role: Role::User,
+            text: placeholder.into(),
+            tokens,
+            pinned: false,
+            exchange: last.exchange + 1,
+        });
+        let built = next_prompt(turn).await;
+        turn.messages.pop();
+        match built {
+            Some(tokens) => prompts.push(tokens),
+            None => return,
+        }
+    }
+    let [first, second] = prompts.as_slice() else { return };
+    let common = first.iter().zip(second).take_while(|(a, b)| a == b).count();
+    if let Some(sure) = first.get(..common) {
+        turn.gateway.engine.prepare(&key, sure.into());
+    }
+}
+
+async fn next_prompt(turn: &Turn) -> Option<Vec<Token>> {
+    let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await.ok()?;
+    let prompt = turn.policies.build(&trimmed.of(&turn.messages)).await.ok()?;
+    Some(prompt.tokens)
+}

@@ -1,0 +1,77 @@
+//! What can go wrong when a guest is asked, each kind its own.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use wasmtime::Trap;
+
+use super::types::Hook;
+
+/// A guest's fault. Never its decision.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RunError {
+    #[error("it ran past its limit of {limit:?}")]
+    Deadline { limit: Duration },
+    #[error("it asked for {asked} bytes of memory, the limit is {limit}")]
+    Memory { asked: usize, limit: usize },
+    #[error("its calls are nested too deeply for its stack of {limit} bytes")]
+    Stack { limit: usize },
+    #[error("it trapped: {0}")]
+    Trap(String),
+    /// It answered something that the host cannot act on.
+    #[error("it answered what cannot be done: {0}")]
+    BadResult(String),
+    /// It gave an error itself.
+    #[error("it reported: {0}")]
+    Refused(String),
+    #[error("all {limit} instances are in use")]
+    Exhausted { limit: u32 },
+}
+
+/// Why a stage gives no result.
+#[derive(Clone, Debug, Error)]
+pub enum Denied {
+    /// The policy failed and its hook is configured `fail = "closed"`.
+    #[error("the {hook} policy {policy:?} failed and policies.{hook}.fail is \"closed\": {error}")]
+    Refused {
+        hook: Hook,
+        policy: String,
+        #[source]
+        error: RunError,
+    },
+    /// The newest message, the pinned ones and the layout alone exceed the context.
+    #[error("the message needs {needed} tokens with what belongs to it, and {available} fit")]
+    TooLong { needed: u32, available: u32 },
+}
+
+/// Raised by the host itself inside a call, to be recognised in [`RunError::of`].
+#[derive(Clone, Debug, Error)]
+#[error(transparent)]
+pub(super) struct Raised(pub RunError);
+
+impl RunError {
+    /// The one place where wasmtime's errors become kinds.
+    pub(super) fn of(error: &wasmtime::Error) -> Self {
+        if let Some(Raised(fault)) = error.downcast_ref::<Raised>() {
+            return fault.clone();
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::StackOverflow) => Self::Stack { limit: super::runtime::WASM_STACK },
+            Some(trap) => Self::Trap(trap.to_string()),
+            None => Self::BadResult(error.root_cause().to_string()),
+        }
+    }
+
+    /// One word for metrics and spans.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Deadline { .. } => "deadline",
+            Self::Memory { .. } => "memory",
+            Self::Stack { .. } => "stack",
+            Self::Trap(_) => "trap",
+            Self::BadResult(_) => "bad-result",
+            Self::Refused(_) => "refused",
+            Self::Exhausted { .. } => "exhausted",
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What serves: one revision for each hook, under one number.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+
+use super::breaker::Breaker;
+use super::pool::Pool;
+use super::settings::Fail;
+use super::shadow::Shadow;
+use super::types::{Hook, Scope};
+
+/// All hooks and their configs as one unit. Built fully, then stored at once; a request pins one
+/// for its whole life.
+pub(super) struct Generation {
+    pub number: u64,
+    /// In the order of [`Hook::ALL`].
+    pub revisions: [Arc<Revision>; 5],
+    pub shadows: Vec<Arc<Shadow>>,
+    /// Digest over all policies and configs.
+    pub identity: String,
+    _counted: Counted,
+}
+
+/// One policy serving one hook.
+pub(super) struct Revision {
+    pub hook: Hook,
+    /// In the hook's own history, from 1; 0 for built-in ones.
+    pub number: u64,
+    pub name: String,
+    pub version: String,
+    pub sha256: String,
+    /// Hex digest of the JSON given to `configure`.
+    pub config_digest: String,
+    pub origin: Origin,
+    /// The generation in which it began to serve.
+    pub since: u64,
+    pub fail: Fail,
+    pub granted: Scope,
+    pub breaker: Breaker,
+    /// For another config of the same policy.
+    pub component: Option<Component>,
+    /// `None`: plain native code decides.
+    pub pool: Option<Arc<Pool>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Builtin,
+    File(PathBuf),
+    /// From the history; the file it once came from.
+    History(PathBuf),
+}
+
+/// How many generations are alive.
+#[derive(Clone, Default)]
+pub(super) struct Gauge(Arc<AtomicUsize>);
+
+struct Counted(Gauge);
+
+impl Generation {
+    pub(super) fn new(
+        number: u64,
+        revisions: [Arc<Revision>; 5],
+        shadows: Vec<Arc<Shadow>>,
+        gauge: &Gauge,
+    ) -> Self {
+        let mut digest = Sha256::new();
+        for revision in &revisions {
+            for part in [revision.hook.as_str(), &revision.sha256, &revision.config_digest] {
+                digest.update(part);
+                digest.update([0]);
+            }
+        }
+        gauge.0.fetch_add(1, Ordering::Relaxed);
+        let identity = hex::encode(digest.finalize());
+        Self { number, revisions, shadows, identity, _counted: Counted(gauge.clone()) }
+    }
+
+    pub(super) fn of(&self, hook: Hook) -> &Arc<Revision> {
+        &self.revisions[hook as usize]
+    }
+
+    pub(super) fn shadow(&self, hook: Hook) -> Option<&Arc<Shadow>> {
+        self.shadows.iter().find(|shadow| shadow.revision.hook == hook)
+    }
+}
+
+impl Revision {
+    /// Decides in native code: where no guest serves a hook.
+    pub(super) fn native(hook: Hook, fail: Fail) -> Self {
+        Self {
+            hook,
+            number: 0,
+            name: "native".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            sha256: String::new(),
+            config_digest: String::new(),
+            origin: Origin::Builtin,
+            since: 1,
+            fail,
+            granted: Scope::Session,
+            breaker: Breaker::default(),
+            component: None,
+            pool: None,
+        }
+    }
+
+    pub(super) fn file(&self) -> Option<&PathBuf> {
+        match &self.origin {
+            Origin::Builtin => None,
+            Origin::File(file) | Origin::History(file) => Some(file),
+        }
+    }
+}
+
+impl Gauge {
+    pub(super) fn read(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Hex sha256.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}

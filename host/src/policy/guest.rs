@@ -1,0 +1,156 @@
+//! One instance of one policy: instantiated, configured, used for one request, dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::component::{Component, InstancePre};
+use wasmtime::{Store, UpdateDeadline};
+
+use super::bindings::v0_1::exports::stent::policy as wit;
+use super::fault::RunError;
+use super::host::HostState;
+use super::runtime::Runtime;
+use super::settings::Limits;
+use super::types::Hook;
+use crate::types::Tokenizer;
+
+/// Everything that is needed to make instances of one policy for one hook.
+pub(super) struct Template {
+    pre: InstancePre<HostState>,
+    policy: wit::policy::GuestIndices,
+    hook: HookIndices,
+    config: String,
+    label: Arc<str>,
+    tokenizer: Arc<dyn Tokenizer>,
+    pub limits: Arc<Limits>,
+}
+
+pub(super) struct Instance {
+    pub store: Store<HostState>,
+    pub hook: HookGuest,
+    policy: wit::policy::Guest,
+    /// Its share of the pooling allocator; given back when the instance is dropped.
+    _permit: OwnedSemaphorePermit,
+}
+
+enum HookIndices {
+    Guard(wit::guard::GuestIndices),
+    Trim(wit::session_trimmer::GuestIndices),
+    Prompt(wit::prompt_builder::GuestIndices),
+    Cache(wit::cache::GuestIndices),
+    Filter(wit::output_filter::GuestIndices),
+}
+
+pub(super) enum HookGuest {
+    Guard(wit::guard::Guest),
+    Trim(wit::session_trimmer::Guest),
+    Prompt(wit::prompt_builder::Guest),
+    Cache(wit::cache::Guest),
+    Filter(wit::output_filter::Guest),
+}
+
+/// What a component says about itself.
+pub(super) type Descriptor = wit::policy::Descriptor;
+
+impl Template {
+    /// Checks names of imports and exports; types are checked by the first instance.
+    pub(super) fn new(
+        runtime: &Runtime,
+        component: &Component,
+        hook: Hook,
+        config: String,
+        limits: Arc<Limits>,
+        tokenizer: Arc<dyn Tokenizer>,
+    ) -> wasmtime::Result<Self> {
+        let pre = runtime.linker.instantiate_pre(component)?;
+        let indices = match hook {
+            Hook::Guard => HookIndices::Guard(wit::guard::GuestIndices::new(&pre)?),
+            Hook::Trim => HookIndices::Trim(wit::session_trimmer::GuestIndices::new(&pre)?),
+            Hook::Prompt => HookIndices::Prompt(wit::prompt_builder::GuestIndices::new(&pre)?),
+            Hook::Cache => HookIndices::Cache(wit::cache::GuestIndices::new(&pre)?),
+            Hook::Filter => HookIndices::Filter(wit::output_filter::GuestIndices::new(&pre)?),
+        };
+        let policy = wit::policy::GuestIndices::new(&pre)?;
+        Ok(Self { pre, policy, hook: indices, config, label: hook.as_str().into(), tokenizer, limits })
+    }
+
+    /// Log lines carry the policy's own name from here on.
+    pub(super) fn named(mut self, name: &str) -> Self {
+        self.label = name.into();
+        self
+    }
+
+    /// A fresh instance that has not been configured.
+    pub(super) async fn bare(&self, permit: OwnedSemaphorePermit) -> wasmtime::Result<Instance> {
+        let state = HostState::new(self.tokenizer.clone(), self.label.clone(), &self.limits);
+        let mut store = Store::new(self.pre.engine(), state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(usize::try_from(self.limits.result_bytes).unwrap_or(usize::MAX));
+        store.epoch_deadline_callback(|mut context| {
+            context.data_mut().clock.charge(TICK)?;
+            Ok(UpdateDeadline::Yield(1))
+        });
+        // Instantiating runs guest code too; without a deadline ahead it would trap at once.
+        store.set_epoch_deadline(1);
+        let raw = self.pre.instantiate_async(&mut store).await?;
+        let policy = self.policy.load(&mut store, &raw)?;
+        let hook = match &self.hook {
+            HookIndices::Guard(it) => HookGuest::Guard(it.load(&mut store, &raw)?),
+            HookIndices::Trim(it) => HookGuest::Trim(it.load(&mut store, &raw)?),
+            HookIndices::Prompt(it) => HookGuest::Prompt(it.load(&mut store, &raw)?),
+            HookIndices::Cache(it) => HookGuest::Cache(it.load(&mut store, &raw)?),
+            HookIndices::Filter(it) => HookGuest::Filter(it.load(&mut store, &raw)?),
+        };
+        Ok(Instance { store, hook, policy, _permit: permit })
+    }
+
+    /// A fresh instance, ready to be asked.
+    pub(super) async fn configured(
+        &self,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Instance, RunError> {
+        let mut instance = self.bare(permit).await.map_err(|e| RunError::of(&e))?;
+        instance.configure(&self.config, self.limits.probe).await?;
+        Ok(instance)
+    }
+
+    pub(super) fn config(&self) -> &str {
+        &self.config
+    }
+}
+
+/// What one rise of the epoch costs a guest; see [`super::host::Clock`].
+const TICK: Duration = Duration::from_millis(1);
+
+impl Instance {
+    /// Starts the allowance of the next call.
+    pub(super) fn allow(&mut self, limit: Duration) {
+        self.store.data_mut().allow(limit);
+        self.store.set_epoch_deadline(1);
+    }
+
+    pub(super) async fn describe(&mut self, limit: Duration) -> Result<Descriptor, RunError> {
+        self.allow(limit);
+        self.policy.call_describe(&mut self.store).await.map_err(|e| RunError::of(&e))
+    }
+
+    pub(super) async fn configure(&mut self, json: &str, limit: Duration) -> Result<(), RunError> {
+        self.allow(limit);
+        flatten(self.policy.call_configure(&mut self.store, json).await)
+    }
+
+    pub(super) async fn self_test(&mut self, limit: Duration) -> Result<(), RunError> {
+        self.allow(limit);
+        flatten(self.policy.call_self_test(&mut self.store).await)
+    }
+}
+
+/// A trap, a guest's own error, or its result.
+pub(super) fn flatten<R>(called: wasmtime::Result<Result<R, String>>) -> Result<R, RunError> {
+    match called {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(reason)) => Err(RunError::Refused(super::host::head(&reason, 500).to_owned())),
+        Err(error) => Err(RunError::of(&error)),
+    }
+}

@@ -1,0 +1,142 @@
+//! Reads a file's imports and exports before anything of it is compiled. Runs in the compiling
+//! child, because the file may be made to hurt whoever parses it.
+
+use wasmparser::{Parser, Payload, Validator};
+
+use super::bindings::v0_1::VERSION;
+use super::stage::{Rejection, Stage};
+use super::types::Hook;
+
+/// Interfaces that a component may import.
+const OFFERED: [&str; 3] = ["types", "request", "host"];
+const PACKAGE: &str = "stent:policy/";
+
+/// A component that keeps the contract by its names.
+pub(super) struct Inspected {
+    pub component: Vec<u8>,
+    pub hooks: Vec<Hook>,
+}
+
+pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
+    let component = component(bytes)?;
+    Validator::new().validate_all(&component).map_err(|e| Rejection {
+        stage: Stage::Contract,
+        reason: format!("is not a valid component: {e}"),
+        truncated: e.message().contains("unexpected end"),
+    })?;
+    let (imports, exports) = surface(&component)?;
+    for import in &imports {
+        check_import(import)?;
+    }
+    let hooks = hooks(&exports)?;
+    Ok(Inspected { component, hooks })
+}
+
+/// The file as a component; a core module is wrapped.
+fn component(bytes: &[u8]) -> Result<Vec<u8>, Rejection> {
+    let truncated = |reason: &str| Rejection {
+        stage: Stage::Contract,
+        reason: reason.into(),
+        truncated: true,
+    };
+    match bytes {
+        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(bytes.to_vec()),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
+            let parsed: Result<Vec<_>, _> = Parser::new(0).parse_all(bytes).collect();
+            if let Err(error) = parsed {
+                return Err(truncated(&format!("is not a whole WebAssembly module: {error}")));
+            }
+            let encoded = wit_component::ComponentEncoder::default()
+                .validate(true)
+                .module(bytes)
+                .and_then(|mut encoder| encoder.encode());
+            encoded.map_err(|e| Stage::Componentize.reject(format!("cannot become a component: {e:#}")))
+        }
+        [] => Err(truncated("is empty, expected a WebAssembly component or module")),
+        [0, b'a', b's', b'm', ..] => {
+            Err(truncated("has an unknown binary version, expected a core module or a component"))
+        }
+        _ => Err(Stage::Contract.reject(format!(
+            "is not WebAssembly: it begins with {}, expected 0061736d",
+            hex::encode(&bytes[..bytes.len().min(4)])
+        ))),
+    }
+}
+
+/// Names of the outermost imports and exports.
+fn surface(component: &[u8]) -> Result<(Vec<String>, Vec<String>), Rejection> {
+    let unreadable = |e| Stage::Contract.reject(format!("is not a readable component: {e}"));
+    let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_usize);
+    for payload in Parser::new(0).parse_all(component) {
+        match payload.map_err(unreadable)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    imports.push(import.map_err(unreadable)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    exports.push(export.map_err(unreadable)?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((imports, exports))
+}
+
+fn check_import(import: &str) -> Result<(), Rejection> {
+    if let Some((interface, version)) = of_package(import)
+        && OFFERED.contains(&interface)
+    {
+        return spoken(import, version);
+    }
+    Err(Stage::Contract.reject(format!(
+        "imports {import}, and a policy may import only {} of {}@{VERSION}",
+        OFFERED.join(", "),
+        PACKAGE.trim_end_matches('/')
+    )))
+}
+
+fn hooks(exports: &[String]) -> Result<Vec<Hook>, Rejection> {
+    let mut found = Vec::new();
+    let mut describes = false;
+    for export in exports {
+        let Some((interface, version)) = of_package(export) else { continue };
+        let hook = Hook::ALL.into_iter().find(|hook| hook.interface() == interface);
+        if hook.is_some() || interface == "policy" {
+            spoken(export, version)?;
+        }
+        found.extend(hook);
+        describes |= interface == "policy";
+    }
+    if !describes {
+        return Err(Stage::Contract.reject(format!("does not export {PACKAGE}policy@{VERSION}")));
+    }
+    if found.is_empty() {
+        return Err(Stage::Contract.reject(format!(
+            "exports no hook, expected at least one of {} in {}@{VERSION}",
+            Hook::ALL.map(Hook::interface).join(", "),
+            PACKAGE.trim_end_matches('/')
+        )));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn of_package(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(PACKAGE)?.split_once('@')
+}
+
+/// Patch versions are compatible with each other.
+fn spoken(name: &str, version: &str) -> Result<(), Rejection> {
+    let minor = |v: &str| v.rsplit_once('.').map(|(minor, _)| minor.to_owned());
+    match minor(version) == minor(VERSION) {
+        true => Ok(()),
+        false => Err(Stage::Contract.reject(format!(
+            "is written for {name}, this gateway speaks stent:policy@{VERSION}"
+        ))),
+    }
+}

@@ -1,0 +1,127 @@
+//! Instances made ahead. A request takes one, uses it and hands it to the janitor, who drops it
+//! and makes a new one: neither costs the request anything.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::fault::RunError;
+use super::guest::{Instance, Template};
+
+/// How long a request waits for an instance when all are in use.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The warm instances of one revision.
+pub(super) struct Pool {
+    pub template: Template,
+    ready: Mutex<Vec<Instance>>,
+    /// Calls that found the pool empty and made their own.
+    misses: AtomicU32,
+    crew: Crew,
+}
+
+/// Bounds how many instances live, and owns the thread that makes and drops them.
+#[derive(Clone)]
+pub(super) struct Crew {
+    permits: Arc<Semaphore>,
+    limit: u32,
+    chores: mpsc::Sender<Chore>,
+}
+
+pub(super) struct Janitor(Option<JoinHandle<()>>);
+
+enum Chore {
+    /// Drop the used instance, then fill the pool it came from.
+    Replace(Box<Instance>, Weak<Pool>),
+    Stop,
+}
+
+impl Crew {
+    pub(super) fn hire(limit: u32) -> std::io::Result<(Self, Janitor)> {
+        let (chores, inbox) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("stent-instances".into()).spawn(move || {
+            while let Ok(Chore::Replace(used, pool)) = inbox.recv() {
+                drop(used);
+                if let Some(pool) = pool.upgrade() {
+                    pool.fill();
+                }
+            }
+        })?;
+        let permits = Arc::new(Semaphore::new(limit as usize));
+        Ok((Self { permits, limit, chores }, Janitor(Some(thread))))
+    }
+
+    /// Waits a moment; fails when all instances stay in use.
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, RunError> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            // The reconciler's thread has no timer to wait with.
+            return Err(RunError::Exhausted { limit: self.limit });
+        }
+        match tokio::time::timeout(PATIENCE, self.permits.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(RunError::Exhausted { limit: self.limit }),
+        }
+    }
+
+    /// For the reconciler's thread, which has no timer.
+    pub(super) fn permit_now(&self) -> Result<OwnedSemaphorePermit, RunError> {
+        let permit = self.permits.clone().try_acquire_owned();
+        permit.map_err(|_| RunError::Exhausted { limit: self.limit })
+    }
+
+    /// Ends the janitor once all chores before are done.
+    pub(super) fn dismiss(&self, mut janitor: Janitor) {
+        let _ = self.chores.send(Chore::Stop);
+        if let Some(thread) = janitor.0.take() {
+            // A panicked janitor leaves instances to be dropped with their pools.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Pool {
+    pub(super) fn new(template: Template, crew: Crew) -> Arc<Self> {
+        Arc::new(Self { template, ready: Mutex::default(), misses: AtomicU32::new(0), crew })
+    }
+
+    /// A configured instance, from the warm ones if there is one.
+    pub(super) async fn take(&self) -> Result<Instance, RunError> {
+        if let Some(instance) = self.lock().pop() {
+            return Ok(instance);
+        }
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        let permit = self.crew.permit().await?;
+        self.template.configured(permit).await
+    }
+
+    /// The end of an instance's only use.
+    pub(super) fn spent(self: &Arc<Self>, instance: Instance) {
+        let chore = Chore::Replace(Box::new(instance), Arc::downgrade(self));
+        // Without a janitor the gateway is going down, and the instance is dropped right here.
+        let _ = self.crew.chores.send(chore);
+    }
+
+    /// Makes instances until enough are warm, or none can be had for now.
+    pub(super) fn fill(&self) {
+        while self.lock().len() < self.template.limits.warm {
+            let Ok(permit) = self.crew.permit_now() else { return };
+            let made = futures::executor::block_on(self.template.configured(permit));
+            match made {
+                Ok(instance) => self.lock().push(instance),
+                // A request will meet the same fault, and report it.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Instance>> {
+        // Nothing is left half done under this lock.
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

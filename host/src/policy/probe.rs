@@ -1,0 +1,78 @@
+//! Tries a compiled component before it serves anyone: instantiate, describe, configure,
+//! self-test.
+
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use wasmtime::component::Component;
+
+use super::guest::Template;
+use super::pool::Crew;
+use super::runtime::Runtime;
+use super::settings::Limits;
+use super::stage::{Rejection, Stage};
+use super::types::Hook;
+use crate::types::Tokenizer;
+
+/// A policy that may serve a hook.
+pub(super) struct Candidate {
+    pub hook: Hook,
+    pub name: String,
+    pub version: String,
+    pub template: Template,
+}
+
+/// What a probe needs of the process.
+pub(super) struct Bench<'a> {
+    pub runtime: &'a Runtime,
+    pub crew: &'a Crew,
+    pub tokenizer: &'a Arc<dyn Tokenizer>,
+    pub limits: &'a Arc<Limits>,
+}
+
+impl Bench<'_> {
+    /// Blocks for as long as the guest takes, at most three times `limits.probe`.
+    pub(super) fn probe(
+        &self,
+        component: &Component,
+        hook: Hook,
+        config: String,
+    ) -> Result<Candidate, Rejection> {
+        let unfit = |e: wasmtime::Error| Stage::Instantiate.reject(unfit(&e));
+        let tokenizer = self.tokenizer.clone();
+        let limits = self.limits.clone();
+        let template = Template::new(self.runtime, component, hook, config, limits, tokenizer)
+            .map_err(unfit)?;
+        let permit = self.crew.permit_now().map_err(|e| Stage::Instantiate.reject(e.to_string()))?;
+        let limit = self.limits.probe;
+        let described = block_on(async {
+            let mut instance = template.bare(permit).await.map_err(unfit)?;
+            let at = |stage: Stage| move |fault: super::RunError| stage.reject(fault.to_string());
+            let described = instance.describe(limit).await.map_err(at(Stage::Describe))?;
+            if !is_name(&described.name) || described.version.len() > 64 {
+                return Err(Stage::Describe.reject(format!(
+                    "it calls itself {:?}, expected 1 to 64 lower-case letters, digits and dashes",
+                    super::host::head(&described.name, 80)
+                )));
+            }
+            let config = template.config();
+            instance.configure(config, limit).await.map_err(at(Stage::Configure))?;
+            instance.self_test(limit).await.map_err(at(Stage::SelfTest))?;
+            Ok(described)
+        })?;
+        let template = template.named(&described.name);
+        Ok(Candidate { hook, name: described.name, version: described.version, template })
+    }
+}
+
+fn unfit(error: &wasmtime::Error) -> String {
+    match super::RunError::of(error) {
+        super::RunError::BadResult(_) => format!("it cannot be instantiated: {error:#}"),
+        fault => fault.to_string(),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=64).contains(&name.len()) && name.bytes().all(fits)
+}

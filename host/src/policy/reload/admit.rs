@@ -1,0 +1,230 @@
+//! One settled file on its way to serving: verify, compile, instantiate, probe, swap.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::{field::Empty, info_span};
+
+use super::{FileState, GROWING, Reconciler};
+use crate::policy::cases::{self, Cases};
+use crate::policy::compile::Compiled;
+use crate::policy::folder::{self, Stamp, beside};
+use crate::policy::generation::{Origin, Revision, digest};
+use crate::policy::pool::Pool;
+use crate::policy::probe::{Bench, Candidate};
+use crate::policy::shadow::Shadow;
+use crate::policy::signature;
+use crate::policy::stage::{Rejection, Stage};
+use crate::policy::types::Hook;
+
+/// What becomes of a file that was looked into.
+enum Admitted {
+    Serves,
+    /// It changed meanwhile.
+    Stale,
+}
+
+impl Reconciler {
+    /// Takes one file through the stages; `stamp` is what it settled with.
+    pub(super) fn admit(&mut self, path: &Path, stamp: Stamp) -> FileState {
+        let span = info_span!(target: "stent::policy", parent: None, "policy.reload",
+            "stent.policy.file" = %path.file_name().unwrap_or_default().to_string_lossy(),
+            "stent.policy.stage" = Empty, "stent.policy.outcome" = Empty);
+        let entered = span.enter();
+        let since = self.files.get(path).map_or_else(Instant::now, |file| file.since);
+        let waited = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
+        info_span!(target: "stent::policy", "settle", "stent.policy.waited_ms" = waited).in_scope(|| {});
+        let mut sha256 = String::new();
+        let state = match self.stages(path, stamp, &mut sha256) {
+            Ok(Admitted::Serves) => {
+                span.record("stent.policy.outcome", "serving");
+                FileState::Serving { sha256 }
+            }
+            Ok(Admitted::Stale) => {
+                span.record("stent.policy.outcome", "stale");
+                FileState::Settling
+            }
+            Err(rejection) if rejection.truncated && since.elapsed() < GROWING => {
+                span.record("stent.policy.outcome", "pending");
+                FileState::Truncated(rejection)
+            }
+            Err(rejection) => {
+                span.record("stent.policy.stage", rejection.stage.as_str());
+                span.record("stent.policy.outcome", "rejected");
+                self.history.discard(&sha256);
+                self.rejected(path, &rejection);
+                FileState::Rejected { sha256, rejection }
+            }
+        };
+        drop(entered);
+        state
+    }
+
+    fn stages(&mut self, path: &Path, stamp: Stamp, sha256: &mut String) -> Result<Admitted, Rejection> {
+        let stage = |name| match name {
+            Stage::Verify => info_span!(target: "stent::policy", "verify"),
+            Stage::Compile => info_span!(target: "stent::policy", "compile"),
+            Stage::Swap => info_span!(target: "stent::policy", "swap"),
+            _ => info_span!(target: "stent::policy", "probe"),
+        };
+        let bytes = stage(Stage::Verify).in_scope(|| self.read(path, stamp))?;
+        if bytes.len() as u64 != stamp.len {
+            return Ok(Admitted::Stale);
+        }
+        *sha256 = digest(&bytes);
+        if self.serves(path, sha256) {
+            return Ok(Admitted::Serves);
+        }
+        stage(Stage::Verify).in_scope(|| self.verify(path, &bytes, sha256))?;
+        let compiled = stage(Stage::Compile).in_scope(|| self.compile(&bytes, sha256))?;
+        self.allowed(path, sha256, &compiled.hooks)?;
+        let revisions = stage(Stage::Instantiate)
+            .in_scope(|| self.revisions(&compiled, Origin::File(path.to_owned()), sha256))?;
+        let cases = beside(&path.with_extension(""), ".cases.json");
+        for revision in &revisions {
+            let configured = self.settings.hook(revision.hook).cases.clone();
+            for file in configured.iter().chain(cases.exists().then_some(&cases)) {
+                cases::run(&Cases::read(file)?, revision, &self.core.shared)?;
+            }
+        }
+        if folder::stamp(path).ok() != Some(stamp) {
+            return Ok(Admitted::Stale);
+        }
+        stage(Stage::Swap).in_scope(|| match folder::is_shadow(path) {
+            true => self.shade(path, revisions),
+            false => self.serve(revisions, "file", "swapped", &path.display().to_string()),
+        });
+        Ok(Admitted::Serves)
+    }
+
+    fn read(&self, path: &Path, stamp: Stamp) -> Result<Vec<u8>, Rejection> {
+        let limit = self.settings.limits.file_bytes;
+        if stamp.len > limit {
+            return Err(Stage::Verify.reject(format!(
+                "has {} bytes, policies.limits.file_bytes allows {limit}",
+                stamp.len
+            )));
+        }
+        fs::read(path).map_err(|e| Stage::Verify.reject(format!("cannot be read: {e}")))
+    }
+
+    /// Already live, or already a shadow, from this very file.
+    fn serves(&self, path: &Path, sha256: &str) -> bool {
+        let live = self.core.live.load();
+        let here = |revision: &Revision| {
+            revision.sha256 == sha256
+                && matches!(&revision.origin, Origin::File(file) if file == path)
+        };
+        match folder::is_shadow(path) {
+            true => live.shadows.iter().any(|shadow| here(&shadow.revision)),
+            false => live.revisions.iter().any(|revision| here(revision)),
+        }
+    }
+
+    fn verify(&self, path: &Path, bytes: &[u8], sha256: &str) -> Result<(), Rejection> {
+        if let Some(held) = Hook::ALL.into_iter().find_map(|hook| self.history.held(hook, sha256)) {
+            return Err(Stage::Verify.reject(format!(
+                "was rolled back ({}); put another file in its place or promote it",
+                held.reason
+            )));
+        }
+        signature::verify(path, bytes, &self.settings.trusted_keys)
+    }
+
+    /// Compiles a copy that nobody else writes to.
+    fn compile(&self, bytes: &[u8], sha256: &str) -> Result<Compiled, Rejection> {
+        let kept = self.history.store(sha256, bytes);
+        kept.map_err(|e| Stage::Compile.reject(format!("its source could not be kept: {e}")))?;
+        let source = self.history.source(sha256);
+        let (core, limits) = (&self.core, &self.settings.limits);
+        core.compiler.compile(&core.runtime.engine, &source, sha256, limits)
+    }
+
+    /// Pins, and one file for one hook.
+    fn allowed(&self, path: &Path, sha256: &str, hooks: &[Hook]) -> Result<(), Rejection> {
+        let live = self.core.live.load();
+        for &hook in hooks {
+            if let Some(pin) = &self.settings.hook(hook).pin
+                && !pin.eq_ignore_ascii_case(sha256)
+            {
+                return Err(Stage::Verify.reject(format!(
+                    "has sha256 {sha256}, policies.{hook}.pin allows only {pin}"
+                )));
+            }
+            if !folder::is_shadow(path)
+                && let Some(other) = live.of(hook).file()
+                && other != path
+                && self.files.get(other).is_some_and(|f| matches!(f.state, FileState::Serving { .. }))
+            {
+                return Err(Stage::Swap.reject(format!(
+                    "serves the {hook} hook, which {} serves already: remove one of the two",
+                    other.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Probes the component for each of its hooks, with warm instances ready.
+    pub(super) fn revisions(
+        &self,
+        compiled: &Compiled,
+        origin: Origin,
+        sha256: &str,
+    ) -> Result<Vec<Arc<Revision>>, Rejection> {
+        let core = &self.core;
+        let bench = Bench {
+            runtime: &core.runtime,
+            crew: &core.crew,
+            tokenizer: &core.shared.tokenizer,
+            limits: &Arc::new(self.settings.limits.clone()),
+        };
+        let probe = |&hook: &Hook| {
+            let config = serde_json::Value::Object(self.settings.hook(hook).config.clone());
+            let candidate = bench.probe(&compiled.component, hook, config.to_string())?;
+            Ok(self.revision(candidate, compiled, origin.clone(), sha256))
+        };
+        compiled.hooks.iter().map(probe).collect()
+    }
+
+    pub(super) fn revision(
+        &self,
+        candidate: Candidate,
+        compiled: &Compiled,
+        origin: Origin,
+        sha256: &str,
+    ) -> Arc<Revision> {
+        let settings = self.settings.hook(candidate.hook);
+        let config_digest = digest(candidate.template.config().as_bytes());
+        let pool = Pool::new(candidate.template, self.core.crew.clone());
+        pool.fill();
+        Arc::new(Revision {
+            hook: candidate.hook,
+            number: match origin {
+                Origin::Builtin => 0,
+                _ => self.history.next(candidate.hook),
+            },
+            name: candidate.name,
+            version: candidate.version,
+            sha256: sha256.to_owned(),
+            config_digest,
+            origin,
+            since: self.core.live.load().number + 1,
+            fail: settings.fail,
+            granted: settings.scope,
+            breaker: crate::policy::breaker::Breaker::default(),
+            component: Some(compiled.component.clone()),
+            pool: Some(pool),
+        })
+    }
+
+    fn shade(&mut self, path: &Path, revisions: Vec<Arc<Revision>>) {
+        let live = self.core.live.load_full();
+        let mut shadows = live.shadows.clone();
+        shadows.retain(|shadow| shadow.revision.file().map(|file| &**file) != Some(path));
+        shadows.extend(revisions.into_iter().map(|revision| Arc::new(Shadow::new(revision))));
+        self.store(live.revisions.clone(), shadows);
+    }
+}

@@ -1,0 +1,218 @@
+//! `[policies]` of the configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::types::{Hook, Scope};
+use crate::types::units;
+
+/// Where policies come from, what they may use, and what happens when one fails.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The folder that is watched for `.wasm` files. Made if missing.
+    pub dir: PathBuf,
+    /// Revisions of each hook that stay on disk for a rollback.
+    pub keep: usize,
+    /// Ed25519 public keys (64 hex digits). When there are any, each file needs `NAME.wasm.sig`.
+    pub trusted_keys: Vec<String>,
+    /// Look at the folder every `rescan` only, for file systems that raise no events (NFS).
+    pub poll: bool,
+    /// How often the whole folder is looked at, events or not.
+    #[serde(with = "units::duration")]
+    pub rescan: Duration,
+    /// A file counts as written when size and time of change stayed the same this long.
+    #[serde(with = "units::duration")]
+    pub settle: Duration,
+    /// How long a deleted file's policy keeps serving, so that "delete, then write" is one change.
+    #[serde(with = "units::duration")]
+    pub grace: Duration,
+    /// Share of the prompt budget, in percent, that trimming cuts down to.
+    pub low_water: u8,
+    pub limits: Limits,
+    pub breaker: Breaker,
+    pub guard: HookSettings,
+    pub trim: HookSettings,
+    pub prompt: HookSettings,
+    pub cache: HookSettings,
+    pub filter: HookSettings,
+}
+
+/// One hook's policy.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HookSettings {
+    /// The bundled policy that serves while the folder has none; `none` for plain native code.
+    pub bundled: Option<String>,
+    /// Handed to the policy's `configure` as JSON.
+    pub config: Map<String, Value>,
+    /// What happens to a request when the policy faults.
+    pub fail: Fail,
+    /// Not ready before a policy from the folder serves this hook.
+    pub required: bool,
+    /// Hex sha256 of the only file that is accepted.
+    pub pin: Option<String>,
+    /// The widest scope that a cache policy may ask for.
+    pub scope: Scope,
+    /// Golden cases that every candidate must pass, beside those in `NAME.cases.json`.
+    pub cases: Option<PathBuf>,
+}
+
+/// Who decides when a policy faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fail {
+    /// The built-in default decides.
+    #[default]
+    Open,
+    /// Nobody: the request is refused.
+    Closed,
+}
+
+/// Bounds of one instance, one call, and one compilation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest file, in bytes.
+    #[serde(with = "units::bytes")]
+    pub file_bytes: u64,
+    /// Largest linear memory of an instance, in bytes.
+    #[serde(with = "units::bytes")]
+    pub memory: u64,
+    /// Time that a guest may run in one call of a hook.
+    #[serde(with = "units::duration")]
+    pub call: Duration,
+    /// Time for each of `describe`, `configure` and `self-test` before activation.
+    #[serde(with = "units::duration")]
+    pub probe: Duration,
+    /// Bytes of strings and lists that one call may hand to the host.
+    #[serde(with = "units::bytes")]
+    pub result_bytes: u64,
+    /// Log lines of one instance; what exceeds them is counted and dropped.
+    pub log_lines: u32,
+    /// Instances alive at once, warm ones included.
+    pub instances: u32,
+    /// Instances kept warm for each hook.
+    pub warm: usize,
+    /// Memory of the compiling child process, in bytes.
+    #[serde(with = "units::bytes")]
+    pub compile_memory: u64,
+    /// CPU time of the compiling child process.
+    #[serde(with = "units::duration")]
+    pub compile_cpu: Duration,
+    /// Wall-clock time of the compiling child process.
+    #[serde(with = "units::duration")]
+    pub compile_wall: Duration,
+}
+
+/// When a policy from the folder faults this often, the last good one takes over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Breaker {
+    /// Faults within `window` that roll back; 0 switches the breaker off.
+    pub faults: u32,
+    #[serde(with = "units::duration")]
+    pub window: Duration,
+}
+
+impl Settings {
+    pub fn hook(&self, hook: Hook) -> &HookSettings {
+        match hook {
+            Hook::Guard => &self.guard,
+            Hook::Trim => &self.trim,
+            Hook::Prompt => &self.prompt,
+            Hook::Cache => &self.cache,
+            Hook::Filter => &self.filter,
+        }
+    }
+
+    /// One sentence for the first value that cannot work; it names key, value and remedy.
+    pub fn check(&self) -> Result<(), String> {
+        for hook in Hook::ALL {
+            if let Some(pin) = &self.hook(hook).pin
+                && !is_hex(pin, 64)
+            {
+                return Err(format!("policies.{hook}.pin: {pin:?} is not a sha256 of 64 hex digits"));
+            }
+        }
+        if let Some(key) = self.trusted_keys.iter().find(|key| !is_hex(key, 64)) {
+            return Err(format!(
+                "policies.trusted_keys: {key:?} is not an ed25519 public key of 64 hex digits"
+            ));
+        }
+        if !(1..=100).contains(&self.low_water) {
+            return Err(format!("policies.low_water: {}, expected 1 to 100", self.low_water));
+        }
+        let limits = &self.limits;
+        let warm = limits.warm * Hook::ALL.len() * 2;
+        if (limits.instances as usize) < warm {
+            return Err(format!(
+                "policies.limits.instances: {}, expected at least {warm} (twice policies.limits.warm \
+                 = {} for each of {} hooks)",
+                limits.instances,
+                limits.warm,
+                Hook::ALL.len()
+            ));
+        }
+        if !(1 << 20..=1 << 32).contains(&limits.memory) {
+            return Err(format!(
+                "policies.limits.memory: {}, expected 1048576 to 4294967296 bytes",
+                limits.memory
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            dir: "policies".into(),
+            keep: 5,
+            trusted_keys: Vec::new(),
+            poll: false,
+            rescan: Duration::from_secs(30),
+            settle: Duration::from_millis(50),
+            grace: Duration::from_secs(2),
+            low_water: 75,
+            limits: Limits::default(),
+            breaker: Breaker::default(),
+            guard: HookSettings::default(),
+            trim: HookSettings::default(),
+            prompt: HookSettings::default(),
+            cache: HookSettings::default(),
+            filter: HookSettings::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 32 << 20,
+            memory: 64 << 20,
+            call: Duration::from_millis(50),
+            probe: Duration::from_secs(2),
+            result_bytes: 4 << 20,
+            log_lines: 20,
+            instances: 400,
+            warm: 8,
+            compile_memory: 4 << 30,
+            compile_cpu: Duration::from_secs(60),
+            compile_wall: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { faults: 20, window: Duration::from_secs(60) }
+    }
+}

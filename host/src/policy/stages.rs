@@ -1,0 +1,213 @@
+//! The stages of a request. Each asks a guest, verifies what it answered, and knows what decides
+//! when it fails.
+
+mod ask;
+mod filter;
+mod prompting;
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use tracing::Span;
+
+use super::budget::Budget;
+use super::call::faulted;
+use super::fault::{Denied, RunError};
+use super::generation::{Generation, Revision};
+use super::guest::Instance;
+use super::native;
+use super::reload::Hint;
+use super::settings::Settings;
+use super::types::{
+    AnswerOutcome, Facts, Hook, Layout, Lookup, Observer, Prompt, Trimmed, Verdict,
+};
+use crate::types::{Message, Tokenizer};
+
+pub(super) use ask::Asked;
+pub use filter::Filter;
+pub(super) use prompting::case_prompt;
+
+/// One generation of policies, pinned for a request's whole life, with what is known about the
+/// request. Cloning is cheap.
+#[derive(Clone)]
+pub struct Snapshot(Arc<Pinned>);
+
+struct Pinned {
+    generation: Arc<Generation>,
+    facts: Arc<Facts>,
+    shared: Arc<Shared>,
+    /// The request's span: policy calls are its children.
+    span: Span,
+    /// The prompt builder's layout and its instance, which goes on to build.
+    prompt: tokio::sync::OnceCell<Layout>,
+    builder: Mutex<Option<Instance>>,
+}
+
+/// What every call needs beside its generation.
+pub(super) struct Shared {
+    pub tokenizer: Arc<dyn Tokenizer>,
+    pub observer: Arc<dyn Observer>,
+    pub settings: Arc<Settings>,
+    pub hints: Mutex<mpsc::Sender<Hint>>,
+    pub native_layout: Layout,
+}
+
+impl Shared {
+    /// Asks the reconciler to take the hook back to its last good revision.
+    pub(super) fn trip(&self, hook: Hook, sha256: &str) {
+        let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody listens any more when the gateway goes down.
+        let _ = hints.send(Hint::Tripped { hook, sha256: sha256.to_owned() });
+    }
+}
+
+impl Snapshot {
+    pub(super) fn new(generation: Arc<Generation>, facts: Facts, span: Span, shared: Arc<Shared>) -> Self {
+        Self(Arc::new(Pinned {
+            generation,
+            facts: Arc::new(facts),
+            shared,
+            span,
+            prompt: tokio::sync::OnceCell::new(),
+            builder: Mutex::default(),
+        }))
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.0.generation.number
+    }
+
+    /// Hex digest over all policies and their configs: part of every cache key.
+    pub fn identity(&self) -> &str {
+        &self.0.generation.identity
+    }
+
+    /// Digest of one hook's policy and digest of its config.
+    pub fn digest(&self, hook: Hook) -> (&str, &str) {
+        let revision = self.0.generation.of(hook);
+        (&revision.sha256, &revision.config_digest)
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.0.facts
+    }
+
+    /// What the prompt adds to messages. Asked once for each snapshot.
+    pub async fn layout(&self) -> Result<Layout, Denied> {
+        let asked = self.0.prompt.get_or_try_init(|| prompting::layout(&self.0));
+        Ok(asked.await?.clone())
+    }
+
+    /// Whether the newest message may go on, and as what.
+    pub async fn guard(&self, messages: &[Message]) -> Result<Verdict, Denied> {
+        let asked = self.asked(Hook::Guard).guard(messages).await;
+        self.settle(Hook::Guard, asked, || Verdict::Allow)
+    }
+
+    /// Whether the answer may come from the cache.
+    pub async fn cache_decide(&self, messages: &[Message]) -> Result<Lookup, Denied> {
+        let asked = self.asked(Hook::Cache).decide(messages).await;
+        if let Some(Ok(live)) = &asked
+            && let Some(shadow) = self.0.generation.shadow(Hook::Cache)
+        {
+            let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
+            shadow.compare(live.clone(), async move { ask.decide(&messages).await });
+        }
+        self.settle(Hook::Cache, asked, || Lookup::Bypass)
+    }
+
+    /// Which messages stay. Fails where even those that must stay exceed the context.
+    pub async fn trim(
+        &self,
+        messages: &[Message],
+        previous_first: Option<u64>,
+    ) -> Result<Trimmed, Denied> {
+        let layout = self.layout().await?;
+        let low_water = self.0.shared.settings.low_water;
+        let budget = Budget::new(&self.0.facts, &layout, low_water, messages)?;
+        let asked = self.asked(Hook::Trim).trim(messages, budget, previous_first).await;
+        if let Some(Ok(live)) = &asked
+            && let Some(shadow) = self.0.generation.shadow(Hook::Trim)
+        {
+            let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
+            shadow.compare(live.clone(), async move {
+                ask.trim(&messages, budget, previous_first).await
+            });
+        }
+        self.settle(Hook::Trim, asked, || native::trim(messages, &budget))
+    }
+
+    /// The final prompt, from the messages that trimming kept.
+    pub async fn build(&self, kept: &[Message]) -> Result<Prompt, Denied> {
+        let layout = self.layout().await?;
+        prompting::build(self, kept, &layout).await
+    }
+
+    /// The filter that this answer goes through.
+    pub async fn open_filter(&self) -> Result<Filter, Denied> {
+        Filter::open(&self.0).await
+    }
+
+    /// Time to live, or `None` where the answer is not to be kept; a fault keeps nothing.
+    /// `messages` are those that `cache_decide` saw.
+    pub async fn cache_admit(
+        &self,
+        messages: &[Message],
+        answer: &str,
+        outcome: AnswerOutcome,
+    ) -> Option<Duration> {
+        let asked = self.asked(Hook::Cache).admit(messages, answer, outcome).await;
+        self.settle(Hook::Cache, asked, || None).ok().flatten()
+    }
+
+    fn asked(&self, hook: Hook) -> Asked {
+        self.0.asked_of(self.0.generation.of(hook))
+    }
+
+    /// A shadow's calls are not part of the request's trace: they may outlive it.
+    fn shadowing(&self, revision: &Arc<Revision>) -> Asked {
+        Asked { span: Span::none(), ..self.0.asked_of(revision) }
+    }
+
+    fn settle<R>(
+        &self,
+        hook: Hook,
+        asked: Option<Result<R, RunError>>,
+        native: impl FnOnce() -> R,
+    ) -> Result<R, Denied> {
+        self.0.settle(hook, asked, native)
+    }
+}
+
+impl Pinned {
+    fn asked_of(&self, revision: &Arc<Revision>) -> Asked {
+        Asked {
+            revision: revision.clone(),
+            generation: self.generation.number,
+            facts: self.facts.clone(),
+            shared: self.shared.clone(),
+            span: self.span.clone(),
+        }
+    }
+
+    /// The guest's result, or what the operator chose for its absence or failure.
+    fn settle<R>(
+        &self,
+        hook: Hook,
+        asked: Option<Result<R, RunError>>,
+        native: impl FnOnce() -> R,
+    ) -> Result<R, Denied> {
+        match asked {
+            Some(Ok(result)) => Ok(result),
+            Some(Err(fault)) => {
+                faulted(&self.shared, self.generation.of(hook), fault)?;
+                Ok(native())
+            }
+            None => Ok(native()),
+        }
+    }
+
+    fn builder(&self) -> std::sync::MutexGuard<'_, Option<Instance>> {
+        self.builder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,168 @@
+//! Puts the stages together, serves until a signal, and takes them apart in order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use stent::admission::Admission;
+use stent::api::{self, App};
+use stent::cache::Cache;
+use stent::chat::{Defaults, Flights, Gateway};
+use stent::config::Config;
+use stent::engine::{self, Engine};
+use stent::metrics::Metrics;
+use stent::policy::{CallFacts, Observer, Policies, ReloadFacts, Surroundings};
+use stent::session::Sessions;
+use stent::{http, trace};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    let tracing = trace::init(&config.telemetry, &config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the async runtime cannot start")?;
+    let served = runtime.block_on(run(config, &tracing));
+    // Nothing may still use the runtime's threads when the last spans are sent.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    tracing.close();
+    served
+}
+
+async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
+    // The ports come first: a second server should fail before it loads a model.
+    let server = &config.server;
+    let public = http::listen("server.listen", server.listen, server.backlog)?;
+    let admin = http::listen("server.admin", server.admin, server.backlog)?;
+    let (public_address, admin_address) = (public.local_addr()?, admin.local_addr()?);
+
+    let started = Instant::now();
+    let engine = {
+        let (settings, data) = (config.engine.clone(), config.data.dir.clone());
+        // Loading blocks for as long as the disk takes.
+        tokio::task::spawn_blocking(move || engine::start(&settings, &data)).await??
+    };
+    let metrics = Arc::new(Metrics::new(&engine.model().name));
+    let policies = {
+        let around = Surroundings {
+            tokenizer: engine.tokenizer(),
+            data_dir: config.data.dir.clone(),
+            observer: Arc::new(Watching(Arc::clone(&metrics))),
+            compiler: None,
+        };
+        let settings = config.policies.clone();
+        tokio::task::spawn_blocking(move || Policies::start(settings, around)).await??
+    };
+    let gateway = Arc::new(gateway(&config, engine, policies, metrics));
+    read_at_scrape(&gateway, tracing);
+
+    let app = Arc::new(App {
+        gateway: Arc::clone(&gateway),
+        max_body: usize::try_from(server.max_body).unwrap_or(usize::MAX),
+        traceparent: config.telemetry.traceparent,
+        started,
+        draining: AtomicBool::new(false),
+    });
+    let stop = CancellationToken::new();
+    let doors = TaskTracker::new();
+    let routes = http::cors(api::router(Arc::clone(&app)), &server.cors_origins)?;
+    doors.spawn(http::serve(public, routes, server.keep_alive, stop.clone()));
+    let routes = api::admin(Arc::clone(&app));
+    doors.spawn(http::serve(admin, routes, server.keep_alive, stop.clone()));
+    tracing::info!(
+        model = gateway.engine.model().name,
+        listen = %public_address,
+        admin = %admin_address,
+        ready_after_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "ready"
+    );
+
+    stopped().await?;
+    tracing::info!("shutting down: running answers are finished first");
+    app.draining.store(true, Ordering::Relaxed);
+    gateway.admission.close();
+    stop.cancel();
+    doors.close();
+    gateway.answers.close();
+    let drained = async {
+        doors.wait().await;
+        gateway.answers.wait().await;
+    };
+    if tokio::time::timeout(server.drain, drained).await.is_err() {
+        tracing::warn!(after = ?server.drain, "answers were still running and are cut off");
+    }
+    Ok(())
+}
+
+fn gateway(
+    config: &Config,
+    engine: Arc<dyn Engine>,
+    policies: Arc<Policies>,
+    metrics: Arc<Metrics>,
+) -> Gateway {
+    Gateway {
+        policies,
+        sessions: Sessions::new(&config.sessions),
+        cache: Cache::new(&config.cache),
+        admission: Admission::new(config.engine.slots as usize, config.engine.queue as usize),
+        flights: Flights::default(),
+        engine,
+        metrics,
+        defaults: Defaults {
+            max_tokens: config.engine.max_tokens,
+            temperature: config.engine.temperature,
+            seed: config.engine.seed,
+        },
+        answers: TaskTracker::new(),
+    }
+}
+
+/// SIGTERM from a service manager, SIGINT from a terminal.
+async fn stopped() -> std::io::Result<()> {
+    let (mut term, mut int) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// Gauges are read when somebody looks.
+fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard) {
+    let (counts, weak) = (tracing.counts(), Arc::downgrade(gateway));
+    gateway.metrics.on_scrape(move |readings| {
+        let Some(gateway) = weak.upgrade() else { return };
+        let status = gateway.engine.status();
+        readings.queue_depth = Some(status.queued);
+        for state in ["idle", "prefill", "decode"] {
+            let slots = status.slots.iter().filter(|slot| slot.state == state).count();
+            readings.slots.push((state, slots));
+        }
+        readings.kv_cells_used = Some(status.kv_cells_used);
+        readings.kv_cells = Some(status.kv_cells);
+        readings.sessions = usize::try_from(gateway.sessions.count()).ok();
+        readings.cache_bytes = Some(gateway.cache.bytes());
+        readings.policy_generation = Some(gateway.policies.generation());
+        readings.policy_generations_live = Some(gateway.policies.live_generations());
+        readings.spans_ended = Some(counts.ended());
+        readings.spans_dropped = Some(counts.dropped());
+    });
+}
+
+/// Policy calls and reloads, counted.
+struct Watching(Arc<Metrics>);
+
+impl Observer for Watching {
+    fn called(&self, call: &CallFacts<'_>) {
+        let fault = (call.outcome != "ok").then_some(call.outcome);
+        self.0.policy_call(call.hook.as_str(), call.policy, call.elapsed, fault);
+    }
+
+    fn reloaded(&self, reload: &ReloadFacts<'_>) {
+        self.0.reload(reload.result);
+    }
+}

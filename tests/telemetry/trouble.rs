@@ -1,0 +1,112 @@
+//! A collector that is down, hung, or back again costs spans and nothing else.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use stent::trace::{self, Counts, Guard, Protocol, Settings, spans};
+use tracing::{Dispatch, dispatcher};
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::support::otlp::Receiver;
+
+/// More than the queue holds.
+const SPANS: u64 = 20_000;
+
+fn set_up(otlp: String, protocol: Protocol) -> (Dispatch, Guard) {
+    let settings = Settings { otlp, protocol, ..Settings::default() };
+    let (layer, guard) = trace::exporting(&settings).unwrap();
+    (Dispatch::new(tracing_subscriber::registry().with(layer)), guard)
+}
+
+/// Ends many spans, then closes; neither may wait for the collector.
+fn never_waits(otlp: String, protocol: Protocol) {
+    let (dispatch, guard) = set_up(otlp, protocol);
+    let counts = guard.counts();
+    let start = Instant::now();
+    dispatcher::with_default(&dispatch, || {
+        for _ in 0..SPANS {
+            drop(spans::policy_reload());
+        }
+    });
+    let took = start.elapsed();
+    // One wait for the collector would be 3 s.
+    assert!(took < Duration::from_secs(2), "{SPANS} spans took {took:?}");
+    let start = Instant::now();
+    guard.close();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "closing took {took:?}");
+    assert_eq!(counts.ended(), SPANS);
+    assert_all_lost(&counts);
+}
+
+fn assert_all_lost(counts: &Counts) {
+    assert_eq!((counts.exported(), counts.dropped()), (0, counts.ended()));
+}
+
+/// An address that nobody listens on.
+fn nobody() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", port.local_addr().unwrap())
+}
+
+#[test]
+fn a_missing_collector_is_not_waited_for() {
+    never_waits(nobody(), Protocol::Grpc);
+    never_waits(nobody(), Protocol::Http);
+}
+
+#[test]
+fn a_hung_collector_is_not_waited_for() {
+    // Connections are accepted by the kernel and never answered.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", deaf.local_addr().unwrap());
+    never_waits(address.clone(), Protocol::Grpc);
+    never_waits(address, Protocol::Http);
+}
+
+#[test]
+fn a_collector_that_comes_back_gets_the_later_spans() {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let receiver = Receiver::start(protocol);
+        let address = receiver.endpoint();
+        let (dispatch, guard) = set_up(address.clone(), protocol);
+        let one_span = || {
+            dispatcher::with_default(&dispatch, || {
+                let span = spans::policy_reload();
+                trace::trace_id(&span).unwrap()
+            })
+        };
+        let first = one_span();
+        guard.flush();
+        assert_eq!(receiver.trace(&first, 1).len(), 1);
+        assert_eq!((guard.counts().exported(), guard.counts().dropped()), (1, 0));
+        guard.close();
+    }
+    let (dispatch, guard) = set_up(nobody(), Protocol::Grpc);
+    dispatcher::with_default(&dispatch, || drop(spans::policy_reload()));
+    guard.flush();
+    assert_eq!((guard.counts().exported(), guard.counts().dropped()), (0, 1));
+}
+
+#[test]
+fn a_trace_that_is_not_sampled_is_neither_sent_nor_lost() {
+    let receiver = Receiver::start(Protocol::Grpc);
+    let settings = Settings { otlp: receiver.endpoint(), sample: 0.0, ..Settings::default() };
+    let (layer, guard) = trace::exporting(&settings).unwrap();
+    let counts = guard.counts();
+    let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
+    let id = dispatcher::with_default(&dispatch, || trace::trace_id(&spans::policy_reload()));
+    assert!(id.is_some(), "logs and answers still name the trace");
+    guard.close();
+    assert_eq!((counts.ended(), counts.exported(), counts.dropped()), (0, 0, 0));
+}
+
+#[test]
+fn wrong_settings_name_the_key_and_the_value() {
+    let error = |settings: Settings| settings.validate().unwrap_err().to_string();
+    let otlp = |otlp: &str| error(Settings { otlp: otlp.to_owned(), ..Settings::default() });
+    assert!(otlp("localhost:4317").starts_with("telemetry.otlp: \"localhost:4317\""));
+    assert!(otlp("http://").starts_with("telemetry.otlp: \"http://\""));
+    let sample = error(Settings { sample: 1.5, ..Settings::default() });
+    assert_eq!(sample, "telemetry.sample: 1.5 is out of range, expected 0 to 1");
+}
