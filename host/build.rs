@@ -1,10 +1,7 @@
-//! Puts llama.cpp's shared libraries where the binary looks for them, a folder `lib` beside it,
-//! and embeds the bundled policies.
+//! Puts llama.cpp's shared libraries where the binary looks for them: a folder `lib` beside it.
 
 use std::path::PathBuf;
 use std::{env, fs, io};
-
-include!("build/plugins.rs");
 
 /// Processor families whose kernels are never loaded: see build/cpu-variants.cmake.
 const UNUSED: [&str; 6] = [
@@ -15,6 +12,8 @@ const UNUSED: [&str; 6] = [
     "cooperlake",
     "sapphirerapids",
 ];
+
+include!("build/plugins.rs");
 
 fn main() -> io::Result<()> {
     embed_plugins();
@@ -78,15 +77,6 @@ fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-//! Build-time inputs: the bundled policies.
-
-include!("build/plugins.rs");
-
-fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=build/plugins.rs");
-    embed_plugins();
-    println!("cargo:rustc-env=STENT_VERSION={}", version());
 }
 
 /// Version, commit, and the versions of the two engines inside.

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+pub mod answer;
 pub mod client;
 pub mod figures;
 pub mod loads;
@@ -39,7 +40,7 @@ enum Make {
 /// What is measured, and where.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Drive {
-    /// The server, without /v1: http://127.0.0.1:8080
+    /// The server, without /v1: `http://127.0.0.1:8080`
     #[arg(required = true)]
     pub url: String,
     /// A second server with the same model, measured in turns with the first

@@ -21,11 +21,11 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::trace::Outcome;
 pub use labels::MAX_NAMES;
 use labels::{
-    Bounded, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels, PrefixLabels, RequestLabels,
-    ResultLabel, TraceLabel,
+    Bounded, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels, PrefixLabels,
+    RequestLabels, ResultLabel, TraceLabel,
 };
-pub use readings::Readings;
 use readings::Readers;
+pub use readings::Readings;
 
 /// `Content-Type` of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -37,15 +37,17 @@ const DURATION: [f64; 14] = [
 const FIRST_TOKEN: [f64; 16] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
-const PER_TOKEN: [f64; 13] =
-    [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+const PER_TOKEN: [f64; 13] = [
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+];
 /// From a gateway that costs nothing (50 us) to one that is in the way.
 const OVERHEAD: [f64; 12] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5,
 ];
 const WAIT: [f64; 10] = [0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
-type Exemplified<L> = Family<L, HistogramWithExemplars<TraceLabel>, fn() -> HistogramWithExemplars<TraceLabel>>;
+type Exemplified<L> =
+    Family<L, HistogramWithExemplars<TraceLabel>, fn() -> HistogramWithExemplars<TraceLabel>>;
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// One request that has ended.
@@ -141,7 +143,11 @@ impl Metrics {
             self.per_token.clone(),
         );
         let r = r.sub_registry_with_prefix("stent");
-        r.register("requests", "Requests by route and outcome", self.requests.clone());
+        r.register(
+            "requests",
+            "Requests by route and outcome",
+            self.requests.clone(),
+        );
         r.register_with_unit(
             "gateway_overhead",
             "Request time that was not spent waiting for the engine",
@@ -154,28 +160,49 @@ impl Metrics {
             Unit::Seconds,
             self.queue_wait.clone(),
         );
-        r.register("tokens_prefilled", "Prompt tokens that were computed", self.prefilled.clone());
-        r.register("tokens_reused", "Prompt tokens found in the KV cache", self.reused.clone());
-        r.register("tokens_generated", "Tokens drawn for answers", self.generated.clone());
+        r.register(
+            "tokens_prefilled",
+            "Prompt tokens that were computed",
+            self.prefilled.clone(),
+        );
+        r.register(
+            "tokens_reused",
+            "Prompt tokens found in the KV cache",
+            self.reused.clone(),
+        );
+        r.register(
+            "tokens_generated",
+            "Tokens drawn for answers",
+            self.generated.clone(),
+        );
         r.register(
             "prefix_breaks",
             "Prompts that lost their session's KV prefix, by the build policy's digest",
             self.prefix_breaks.clone(),
         );
-        r.register("cache", "Lookups of the answer cache by their result", self.cache.clone());
+        r.register(
+            "cache",
+            "Lookups of the answer cache by their result",
+            self.cache.clone(),
+        );
         r.register_with_unit(
             "policy_call_duration",
             "One call of a policy's hook",
             Unit::Seconds,
             self.policy_duration.clone(),
         );
-        r.register("policy_faults", "Policy calls that failed", self.policy_faults.clone());
+        r.register(
+            "policy_faults",
+            "Policy calls that failed",
+            self.policy_faults.clone(),
+        );
         r.register(
             "policy_reloads",
             "Reloads of the policies folder by their result",
             self.reloads.clone(),
         );
-        self.registry.register_collector(Box::new(Arc::clone(&self.readers)));
+        self.registry
+            .register_collector(Box::new(Arc::clone(&self.readers)));
     }
 
     /// Records a request's end; once per request.
@@ -196,16 +223,27 @@ impl Metrics {
             observe(self.per_token.get_or_create_owned(&genai), decode / others);
         }
         let outcome = request.outcome.as_str();
-        let overhead = request.elapsed.saturating_sub(request.engine.unwrap_or_default());
-        observe(self.overhead.get_or_create_owned(&OutcomeLabel { outcome }), overhead);
-        self.requests.get_or_create_owned(&RequestLabels { route: request.route, outcome }).inc();
+        let overhead = request
+            .elapsed
+            .saturating_sub(request.engine.unwrap_or_default());
+        observe(
+            self.overhead.get_or_create_owned(&OutcomeLabel { outcome }),
+            overhead,
+        );
+        self.requests
+            .get_or_create_owned(&RequestLabels {
+                route: request.route,
+                outcome,
+            })
+            .inc();
     }
 
     /// Records a run of the engine, which several requests may share: it waited for its slot,
     /// `reused` of its `prompt` tokens needed no computing, and `output` tokens were drawn.
     pub fn run_finished(&self, waited: Duration, prompt: u32, reused: u32, output: u32) {
         self.queue_wait.observe(waited.as_secs_f64());
-        self.prefilled.inc_by(u64::from(prompt.saturating_sub(reused)));
+        self.prefilled
+            .inc_by(u64::from(prompt.saturating_sub(reused)));
         self.reused.inc_by(u64::from(reused));
         self.generated.inc_by(u64::from(output));
     }
@@ -214,13 +252,17 @@ impl Metrics {
     pub fn prefix_break(&self, build_sha256: &str) {
         let digest = build_sha256.get(..12).unwrap_or(build_sha256);
         self.prefix_breaks
-            .get_or_create_owned(&PrefixLabels { policy: self.digests.label(digest) })
+            .get_or_create_owned(&PrefixLabels {
+                policy: self.digests.label(digest),
+            })
             .inc();
     }
 
     /// `key`: `parts` or `exact`; `result`: `hit`, `miss`, `bypass` or `coalesced`.
     pub fn cache(&self, key: &'static str, result: &'static str) {
-        self.cache.get_or_create_owned(&CacheLabels { key, result }).inc();
+        self.cache
+            .get_or_create_owned(&CacheLabels { key, result })
+            .inc();
     }
 
     /// One policy call; `fault`: its kind where it failed.
@@ -233,7 +275,11 @@ impl Metrics {
     ) {
         let policy = self.policies.label(name);
         if let Some(kind) = fault {
-            let labels = FaultLabels { hook, policy: policy.clone(), kind };
+            let labels = FaultLabels {
+                hook,
+                policy: policy.clone(),
+                kind,
+            };
             self.policy_faults.get_or_create_owned(&labels).inc();
         }
         self.policy_duration
@@ -243,7 +289,9 @@ impl Metrics {
 
     /// `result`: `swapped`, `unchanged` or `rejected`.
     pub fn reload(&self, result: &'static str) {
-        self.reloads.get_or_create_owned(&ResultLabel { result }).inc();
+        self.reloads
+            .get_or_create_owned(&ResultLabel { result })
+            .inc();
     }
 
     /// Adds a reader that fills in its fields of [`Readings`] at every scrape. It must not wait.

@@ -82,15 +82,31 @@ pub enum ModelError {
     )]
     NoHash { name: String },
     #[error("{path}: sha256 is {found}, expected {expected}{hint}")]
-    WrongBytes { path: PathBuf, found: String, expected: String, hint: &'static str },
+    WrongBytes {
+        path: PathBuf,
+        found: String,
+        expected: String,
+        hint: &'static str,
+    },
     #[error("{0} of the models are not what they should be")]
     Verify(usize),
     #[error("{path}: another download of this model is running")]
     Busy { path: PathBuf },
     #[error("{url}: the server answered {status}, expected 200 or 206{hint}")]
-    Status { url: String, status: u16, hint: &'static str },
-    #[error("{url}: gave up after {attempts} attempts in a row without a byte: {problem}; {kept} bytes are kept, run the same command to go on")]
-    GaveUp { url: String, attempts: u32, problem: String, kept: u64 },
+    Status {
+        url: String,
+        status: u16,
+        hint: &'static str,
+    },
+    #[error(
+        "{url}: gave up after {attempts} attempts in a row without a byte: {problem}; {kept} bytes are kept, run the same command to go on"
+    )]
+    GaveUp {
+        url: String,
+        attempts: u32,
+        problem: String,
+        kept: u64,
+    },
     #[error("the HTTP client could not be made: {0}")]
     Client(String),
 }
@@ -98,7 +114,11 @@ pub enum ModelError {
 impl ModelError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }
 
@@ -106,7 +126,11 @@ impl ModelError {
 pub fn run(args: &ModelsArgs, out: &mut dyn Write) -> Result<(), ModelError> {
     let manifest = Manifest::load(args.manifest.as_deref())?;
     let lock = Lock::load(&args.dir)?;
-    let shelf = Shelf { dir: &args.dir, manifest, lock };
+    let shelf = Shelf {
+        dir: &args.dir,
+        manifest,
+        lock,
+    };
     match &args.command {
         Command::List => shelf.list(out),
         Command::Pull(pull) => shelf.pull(pull, out),
@@ -145,8 +169,18 @@ impl From<io::Error> for Failure {
 
 impl Shelf<'_> {
     fn list(&self, out: &mut dyn Write) -> Result<(), Failure> {
-        let widest = self.manifest.model.iter().map(|m| m.name.len()).max().unwrap_or(4);
-        writeln!(out, "{:widest$}  {:>8}  {:10}  {:7}  VERIFIED", "NAME", "SIZE", "LICENCE", "PRESENT")?;
+        let widest = self
+            .manifest
+            .model
+            .iter()
+            .map(|m| m.name.len())
+            .max()
+            .unwrap_or(4);
+        writeln!(
+            out,
+            "{:widest$}  {:>8}  {:10}  {:7}  VERIFIED",
+            "NAME", "SIZE", "LICENCE", "PRESENT"
+        )?;
         for entry in &self.manifest.model {
             let path = self.dir.join(&entry.file);
             let present = if path.is_file() { "yes" } else { "no" };
@@ -156,7 +190,10 @@ impl Shelf<'_> {
             };
             let size = path.metadata().map(|meta| meta.len()).ok().or(entry.size);
             let (name, size, licence) = (&entry.name, human(size), &entry.licence);
-            writeln!(out, "{name:widest$}  {size:>8}  {licence:10}  {present:7}  {verified}")?;
+            writeln!(
+                out,
+                "{name:widest$}  {size:>8}  {licence:10}  {present:7}  {verified}"
+            )?;
         }
         Ok(())
     }
@@ -169,7 +206,11 @@ impl Shelf<'_> {
             return self.already_here(&entry, &path, expected, args.trust_first_use, out);
         }
         let Some(url) = entry.url(args.mirror.as_deref()) else {
-            return Err(ModelError::Bundled { name: entry.name, path }.into());
+            return Err(ModelError::Bundled {
+                name: entry.name,
+                path,
+            }
+            .into());
         };
         if expected.is_none() && !args.trust_first_use {
             return Err(ModelError::NoHash { name: entry.name }.into());
@@ -184,7 +225,11 @@ impl Shelf<'_> {
         }
         .run()?;
         self.lock.record(&entry.file, &path, &sha256)?;
-        let how = if expected.is_some() { "as expected" } else { "recorded at first use" };
+        let how = if expected.is_some() {
+            "as expected"
+        } else {
+            "recorded at first use"
+        };
         writeln!(out, "{}: sha256 {sha256}, {how}", path.display())?;
         Ok(())
     }
@@ -201,12 +246,25 @@ impl Shelf<'_> {
         match expected {
             Some(expected) if expected != found => {
                 let hint = "; move it away to download it again";
-                Err(ModelError::WrongBytes { path: path.to_owned(), found, expected, hint }.into())
+                Err(ModelError::WrongBytes {
+                    path: path.to_owned(),
+                    found,
+                    expected,
+                    hint,
+                }
+                .into())
             }
-            None if !trust => Err(ModelError::NoHash { name: entry.name.clone() }.into()),
+            None if !trust => Err(ModelError::NoHash {
+                name: entry.name.clone(),
+            }
+            .into()),
             _ => {
                 self.lock.record(&entry.file, path, &found)?;
-                Ok(writeln!(out, "{}: already here, sha256 {found}", path.display())?)
+                Ok(writeln!(
+                    out,
+                    "{}: already here, sha256 {found}",
+                    path.display()
+                )?)
             }
         }
     }
@@ -233,23 +291,36 @@ impl Shelf<'_> {
                 Some(expected) => {
                     wrong += 1;
                     self.lock.doubt(&entry.file)?;
-                    writeln!(out, "{}: WRONG, sha256 {found}, expected {expected}", entry.name)?;
+                    writeln!(
+                        out,
+                        "{}: WRONG, sha256 {found}, expected {expected}",
+                        entry.name
+                    )?;
                 }
                 None => writeln!(out, "{}: sha256 {found}, none to compare with", entry.name)?,
             }
         }
-        if wrong > 0 { Err(ModelError::Verify(wrong).into()) } else { Ok(()) }
+        if wrong > 0 {
+            Err(ModelError::Verify(wrong).into())
+        } else {
+            Ok(())
+        }
     }
 
     /// The manifest's hash goes before one that was recorded at first use.
     fn expected<'a>(&'a self, entry: &'a Entry) -> Option<&'a str> {
-        entry.sha256.as_deref().or_else(|| self.lock.sha256(&entry.file))
+        entry
+            .sha256
+            .as_deref()
+            .or_else(|| self.lock.sha256(&entry.file))
     }
 }
 
 /// Sizes as the sources of models write them: powers of ten.
 fn human(bytes: Option<u64>) -> String {
-    let Some(bytes) = bytes else { return "-".to_owned() };
+    let Some(bytes) = bytes else {
+        return "-".to_owned();
+    };
     let (value, unit) = match bytes {
         1_000_000_000.. => (bytes as f64 / 1e9, "GB"),
         1_000_000.. => (bytes as f64 / 1e6, "MB"),

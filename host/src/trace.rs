@@ -7,6 +7,7 @@
 mod export;
 mod log;
 mod otlp;
+mod outcome;
 mod propagate;
 pub mod semconv;
 pub mod spans;
@@ -27,8 +28,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 pub use export::Counts;
+pub use outcome::Outcome;
 pub use propagate::{context, trace_id, traceresponse};
-pub use spans::{Held, Outcome};
+pub use spans::Held;
 
 /// Overrides [`LogSettings::filter`].
 pub const LOG_VARIABLE: &str = "STENT_LOG";
@@ -82,7 +84,10 @@ pub struct LogSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::Auto }
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Auto,
+        }
     }
 }
 
@@ -97,11 +102,15 @@ pub enum LogFormat {
 
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    #[error("telemetry.otlp: {found:?} is not an address, expected one such as \"http://127.0.0.1:4317\"")]
+    #[error(
+        "telemetry.otlp: {found:?} is not an address, expected one such as \"http://127.0.0.1:4317\""
+    )]
     Endpoint { found: String },
     #[error("telemetry.sample: {0} is out of range, expected 0 to 1")]
     Sample(f64),
-    #[error("{origin}: {found:?} is not a log filter, expected a level or directives such as \"info,stent::policy=debug\"")]
+    #[error(
+        "{origin}: {found:?} is not a log filter, expected a level or directives such as \"info,stent::policy=debug\""
+    )]
     Filter {
         /// The key or variable that it came from.
         origin: &'static str,
@@ -125,7 +134,10 @@ pub enum TraceError {
 
 impl TraceError {
     fn exporter(settings: &Settings, source: opentelemetry_otlp::ExporterBuildError) -> Self {
-        Self::Exporter { endpoint: settings.otlp.clone(), source }
+        Self::Exporter {
+            endpoint: settings.otlp.clone(),
+            source,
+        }
     }
 }
 
@@ -135,9 +147,13 @@ impl Settings {
         if !(0.0..=1.0).contains(&self.sample) {
             return Err(TraceError::Sample(self.sample));
         }
-        let host = ["http://", "https://"].iter().find_map(|s| self.otlp.strip_prefix(s));
+        let host = ["http://", "https://"]
+            .iter()
+            .find_map(|s| self.otlp.strip_prefix(s));
         if !self.otlp.is_empty() && host.is_none_or(|host| host.is_empty()) {
-            return Err(TraceError::Endpoint { found: self.otlp.clone() });
+            return Err(TraceError::Endpoint {
+                found: self.otlp.clone(),
+            });
         }
         Ok(())
     }
@@ -189,12 +205,18 @@ where
     let provider = export::provider(settings, exporter, &counts);
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("stent"))
-        // File, line and thread of a span are known from its name.
+        // All of these are known from a span's name.
+        .with_level(false)
+        .with_target(false)
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
         .with_filter(stent_spans());
-    let guard = Guard { provider: Some(provider), counts, runtime: None };
+    let guard = Guard {
+        provider: Some(provider),
+        counts,
+        runtime: None,
+    };
     (Box::new(layer), guard)
 }
 
@@ -215,7 +237,9 @@ where
     };
     // Spans are not printed; leaving them out here saves formatting their fields.
     let events = filter.and(filter_fn(|meta: &Metadata<'_>| meta.is_event()));
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(terminal);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(terminal);
     if human {
         lines.compact().with_filter(events).boxed()
     } else {
@@ -224,7 +248,9 @@ where
 }
 
 fn env_filter(log: &LogSettings) -> Result<EnvFilter, TraceError> {
-    let variable = std::env::var(LOG_VARIABLE).ok().filter(|value| !value.is_empty());
+    let variable = std::env::var(LOG_VARIABLE)
+        .ok()
+        .filter(|value| !value.is_empty());
     let (origin, found) = match variable {
         Some(value) => (LOG_VARIABLE, value),
         None => ("log.filter", log.filter.clone()),
@@ -235,7 +261,11 @@ fn env_filter(log: &LogSettings) -> Result<EnvFilter, TraceError> {
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse(format!("{quiet},{found}"))
-        .map_err(|source| TraceError::Filter { origin, found, source })
+        .map_err(|source| TraceError::Filter {
+            origin,
+            found,
+            source,
+        })
 }
 
 /// Keeps the export running. Close it last, after the server has drained.
@@ -273,7 +303,9 @@ impl Guard {
     }
 
     fn finish(&mut self) {
-        let Some(provider) = self.provider.take() else { return };
+        let Some(provider) = self.provider.take() else {
+            return;
+        };
         // A timeout loses spans, which are counted.
         let _ = provider.shutdown_with_timeout(DRAIN);
         self.counts.close();

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use stent::bench::client::{AskError, Client, Question, Usage};
+use stent::bench::answer::{Answer, Usage};
+use stent::bench::client::{AskError, Client, Question};
 
 use super::mock::{End, Mock, Script};
 
-async fn ask(script: Script, tokens: u32) -> Result<stent::bench::client::Answer, AskError> {
+async fn ask(script: Script, tokens: u32) -> Result<Answer, AskError> {
     let mock = Mock::start(script).await;
     let client = Client::connect(&mock.url, None).await?;
     client.ask(&Question::new("How are you?", tokens)).await

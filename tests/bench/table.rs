@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use stent::bench::client::{Answer, Usage};
+use stent::bench::answer::{Answer, Usage};
 use stent::bench::figures::{Figure, Rule, Samples, median, percentile};
 use stent::bench::loads::streams::{steady, together};
 use stent::bench::memory::{self, Held};
@@ -75,7 +75,7 @@ fn rules_compare_with_what_they_name() {
 fn column(url: &str, samples: Samples) -> Column {
     Column {
         url: url.into(),
-        model: "shape".into(),
+        model: "/models/shape".into(),
         samples,
     }
 }

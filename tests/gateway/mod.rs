@@ -1,1 +1,7 @@
-//! The gateway as its clients see it.
+//! The gateway as its clients see it: the real binary over real sockets.
+
+mod answers;
+mod input;
+mod load;
+mod swap;
+mod traces;

@@ -43,7 +43,10 @@ impl Setup {
         let mut words = vec!["models".to_owned()];
         words.extend(args.split_whitespace().map(str::to_owned));
         words.extend(["--dir".to_owned(), self.dir.path().display().to_string()]);
-        words.extend(["--manifest".to_owned(), self.path("manifest.toml").display().to_string()]);
+        words.extend([
+            "--manifest".to_owned(),
+            self.path("manifest.toml").display().to_string(),
+        ]);
         let cli = Cli::parse_from(words);
         let mut out = Vec::new();
         models::run(&cli.models, &mut out)?;
@@ -56,9 +59,17 @@ impl Setup {
 
     /// The file is there, whole, and nothing else was left behind.
     fn assert_whole(&self, body: &[u8]) {
-        assert!(fs::read(self.path("m.gguf")).unwrap() == body, "other bytes than were served");
+        assert!(
+            fs::read(self.path("m.gguf")).unwrap() == body,
+            "other bytes than were served"
+        );
         self.assert_no_part();
-        assert!(self.run("list").unwrap().lines().any(|l| l.starts_with('m') && l.ends_with("yes")));
+        assert!(
+            self.run("list")
+                .unwrap()
+                .lines()
+                .any(|l| l.starts_with('m') && l.ends_with("yes"))
+        );
     }
 
     fn assert_no_part(&self) {
@@ -68,7 +79,9 @@ impl Setup {
 }
 
 fn body(seed: u8) -> Vec<u8> {
-    (0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8 ^ seed).collect()
+    (0..100_000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8 ^ seed)
+        .collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -81,12 +94,19 @@ fn a_model_is_pulled_checked_and_listed() {
     let setup = Setup::new(Some(&sha256(&body)), [Answer::whole(&body)]);
     assert!(setup.run("list").unwrap().contains("no       -"));
     let report = setup.run("pull m").unwrap();
-    assert!(report.contains(&format!("sha256 {}, as expected", sha256(&body))), "{report}");
+    assert!(
+        report.contains(&format!("sha256 {}, as expected", sha256(&body))),
+        "{report}"
+    );
     setup.assert_whole(&body);
     assert!(setup.run("verify").unwrap().starts_with("m: ok"));
     let again = setup.run("pull m").unwrap();
     assert!(again.contains("already here"), "{again}");
-    assert_eq!(setup.server.ranges().len(), 1, "nothing was downloaded twice");
+    assert_eq!(
+        setup.server.ranges().len(),
+        1,
+        "nothing was downloaded twice"
+    );
 }
 
 #[test]
@@ -118,7 +138,10 @@ fn a_later_run_goes_on_where_an_earlier_one_gave_up() {
 #[test]
 fn a_server_without_ranges_is_asked_from_the_start() {
     let body = body(4);
-    let whole = Answer { ranges: false, ..Answer::whole(&body) };
+    let whole = Answer {
+        ranges: false,
+        ..Answer::whole(&body)
+    };
     let setup = Setup::new(Some(&sha256(&body)), [whole.clone().cut(60_000), whole]);
     setup.run("pull m").unwrap();
     setup.assert_whole(&body);
@@ -127,7 +150,10 @@ fn a_server_without_ranges_is_asked_from_the_start() {
 #[test]
 fn a_file_without_an_etag_is_never_pieced_together() {
     let body = body(5);
-    let whole = Answer { etag: None, ..Answer::whole(&body) };
+    let whole = Answer {
+        etag: None,
+        ..Answer::whole(&body)
+    };
     let setup = Setup::new(Some(&sha256(&body)), [whole.clone().cut(60_000), whole]);
     setup.run("pull m").unwrap();
     setup.assert_whole(&body);
@@ -137,8 +163,14 @@ fn a_file_without_an_etag_is_never_pieced_together() {
 #[test]
 fn a_file_that_changed_meanwhile_is_fetched_anew() {
     let (old, new) = (body(6), body(7));
-    let changed = Answer { etag: Some("\"two\""), ..Answer::whole(&new) };
-    let setup = Setup::new(Some(&sha256(&new)), [Answer::whole(&old).cut(50_000), changed]);
+    let changed = Answer {
+        etag: Some("\"two\""),
+        ..Answer::whole(&new)
+    };
+    let setup = Setup::new(
+        Some(&sha256(&new)),
+        [Answer::whole(&old).cut(50_000), changed],
+    );
     setup.run("pull m").unwrap();
     setup.assert_whole(&new);
 }
@@ -150,7 +182,10 @@ fn wrong_bytes_are_thrown_away() {
     let error = setup.run("pull m").unwrap_err();
     assert!(matches!(error, ModelError::WrongBytes { .. }), "{error}");
     let text = error.to_string();
-    assert!(text.contains(&sha256(&wrong)) && text.contains(&sha256(&right)), "{text}");
+    assert!(
+        text.contains(&sha256(&wrong)) && text.contains(&sha256(&right)),
+        "{text}"
+    );
     assert!(!setup.path("m.gguf").exists());
     setup.assert_no_part();
 }
@@ -159,8 +194,18 @@ fn wrong_bytes_are_thrown_away() {
 fn a_server_in_trouble_is_asked_again() {
     let body = body(10);
     let whole = Answer::whole(&body);
-    let stalled = Answer { stall: Duration::from_secs(3), ..whole.clone().cut(10_000) };
-    let answers = [Answer { status: 503, ..whole.clone() }, stalled, whole];
+    let stalled = Answer {
+        stall: Duration::from_secs(3),
+        ..whole.clone().cut(10_000)
+    };
+    let answers = [
+        Answer {
+            status: 503,
+            ..whole.clone()
+        },
+        stalled,
+        whole,
+    ];
     let setup = Setup::new(Some(&sha256(&body)), answers);
     setup.run("pull m --timeout 1").unwrap();
     setup.assert_whole(&body);
@@ -168,9 +213,18 @@ fn a_server_in_trouble_is_asked_again() {
 
 #[test]
 fn a_missing_file_is_said_at_once() {
-    let setup = Setup::new(Some(&sha256(b"")), [Answer { status: 404, ..Answer::whole(b"gone") }]);
+    let setup = Setup::new(
+        Some(&sha256(b"")),
+        [Answer {
+            status: 404,
+            ..Answer::whole(b"gone")
+        }],
+    );
     let error = setup.run("pull m").unwrap_err().to_string();
-    assert!(error.contains("/o/r/resolve/main/m.gguf: the server answered 404"), "{error}");
+    assert!(
+        error.contains("/o/r/resolve/main/m.gguf: the server answered 404"),
+        "{error}"
+    );
     assert_eq!(setup.server.ranges().len(), 1);
 }
 
@@ -180,11 +234,19 @@ fn an_unknown_hash_needs_trust_and_is_then_held_to() {
     let setup = Setup::new(None, [Answer::whole(&first), Answer::whole(&other)]);
     let error = setup.run("pull m").unwrap_err();
     assert!(matches!(error, ModelError::NoHash { .. }), "{error}");
-    assert_eq!(setup.server.ranges().len(), 0, "nothing is fetched before it is trusted");
+    assert_eq!(
+        setup.server.ranges().len(),
+        0,
+        "nothing is fetched before it is trusted"
+    );
 
     setup.run("pull m --trust-first-use").unwrap();
     setup.assert_whole(&first);
-    assert!(fs::read_to_string(setup.path("models.lock")).unwrap().contains(&sha256(&first)));
+    assert!(
+        fs::read_to_string(setup.path("models.lock"))
+            .unwrap()
+            .contains(&sha256(&first))
+    );
 
     // Gone, and the server now has something else: the recorded hash stands.
     fs::remove_file(setup.path("m.gguf")).unwrap();

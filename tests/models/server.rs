@@ -32,7 +32,10 @@ impl Answer {
     }
 
     pub fn cut(self, after: usize) -> Self {
-        Self { cut: Some(after), ..self }
+        Self {
+            cut: Some(after),
+            ..self
+        }
     }
 }
 
@@ -83,7 +86,9 @@ fn serve(
         if line.is_empty() {
             break;
         }
-        let Some((name, value)) = line.split_once(": ") else { continue };
+        let Some((name, value)) = line.split_once(": ") else {
+            continue;
+        };
         match name.to_ascii_lowercase().as_str() {
             "range" => range = Some(value.to_owned()),
             "if-range" => if_range = Some(value.to_owned()),
@@ -94,7 +99,13 @@ fn serve(
     let total = answer.body.len();
     let start = range
         .filter(|_| answer.ranges && if_range.as_deref() == answer.etag)
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        .and_then(|range| {
+            range
+                .strip_prefix("bytes=")?
+                .strip_suffix('-')?
+                .parse::<usize>()
+                .ok()
+        });
     let mut head = match (answer.status, start) {
         (200, Some(start)) if start >= total => {
             format!("HTTP/1.1 416 Range\r\nContent-Range: bytes */{total}\r\nContent-Length: 0\r\n")

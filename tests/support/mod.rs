@@ -1,3 +1,4 @@
 //! What several test modules need.
 
 pub mod otlp;
+pub mod server;

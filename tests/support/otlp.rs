@@ -1,24 +1,37 @@
-//! A real OTLP receiver (the one behind otlp-embedded's Jaeger) on a port of its own.
+//! An OTLP receiver on a port of its own, and what it received as plain values.
+//!
+//! It speaks the protocol through the generated services of opentelemetry-proto. A receiver with
+//! a build of its own (otlp-embedded) was tried: it changes the features of so many shared crates
+//! that `cargo test` would compile llama.cpp and wasmtime a second time.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use otlp_embedded::proto::collector::trace::v1::ExportTraceServiceRequest;
-use otlp_embedded::{Config, State, StateRef, TraceService, TraceServiceImpl, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use prost::Message;
 use serde_json::Value;
 use stent::trace::Protocol;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tonic::{Request, Response, Status};
 
-/// Receives until it is dropped. It has a runtime of its own, so that tests of any kind can use
-/// it, and its methods block for short.
+/// Receives until it is dropped, on a runtime of its own, so that tests of any kind can use it.
 pub struct Receiver {
-    state: StateRef,
+    store: Store,
     address: SocketAddr,
     runtime: Option<Runtime>,
 }
@@ -42,9 +55,37 @@ pub struct Received {
     pub raw: String,
 }
 
+/// All received spans.
+#[derive(Clone, Default)]
+struct Store(Arc<Mutex<VecDeque<Span>>>);
+
+impl Store {
+    fn take_in(&self, request: ExportTraceServiceRequest) {
+        let scopes = request
+            .resource_spans
+            .into_iter()
+            .flat_map(|r| r.scope_spans);
+        self.0
+            .lock()
+            .unwrap()
+            .extend(scopes.flat_map(|scope| scope.spans));
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Store {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.take_in(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
 impl Receiver {
     pub fn start(protocol: Protocol) -> Self {
-        let state = State::new(Config { max_length: 1000, max_memory_usage: 64 << 20 });
+        let store = Store::default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -53,7 +94,7 @@ impl Receiver {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let service = TraceServiceImpl::new(state.clone());
+        let service = store.clone();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             match protocol {
@@ -61,7 +102,11 @@ impl Receiver {
                 Protocol::Http => http(listener, service).await,
             }
         });
-        Self { state, address, runtime: Some(runtime) }
+        Self {
+            store,
+            address,
+            runtime: Some(runtime),
+        }
     }
 
     /// What `telemetry.otlp` is set to.
@@ -79,21 +124,22 @@ impl Receiver {
                 return spans;
             }
             let names: Vec<_> = spans.iter().map(|span| &span.name).collect();
-            assert!(Instant::now() < deadline, "{} of {count} spans came: {names:?}", spans.len());
+            assert!(
+                Instant::now() < deadline,
+                "{} of {count} spans came: {names:?}",
+                spans.len()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 
     fn now(&self, id: &[u8]) -> Vec<Received> {
-        let handle = self.runtime.as_ref().unwrap().handle();
-        // On a thread of its own, since a test's own runtime forbids to wait for another.
-        let trace = std::thread::scope(|scope| {
-            let read = async { self.state.write().await.get_by_id(id) };
-            scope.spawn(|| handle.block_on(read)).join().unwrap()
-        });
-        let batch = trace.map(|trace| trace.to_tempo_batch()).unwrap_or_default();
-        let batches = batch["batches"].as_array().cloned().unwrap_or_default();
-        batches.iter().map(|b| span(&b["instrumentationLibrarySpans"][0]["spans"][0])).collect()
+        let spans = self.store.0.lock().unwrap();
+        spans
+            .iter()
+            .filter(|span| span.trace_id == id)
+            .map(received)
+            .collect()
     }
 }
 
@@ -116,7 +162,12 @@ pub fn draw(spans: &[Received]) -> String {
         };
         let failed = if parent.failed { " FAILED" } else { "" };
         let attributes = list(&parent.attributes);
-        writeln!(text, "{indent}{} {}{failed}{attributes}", parent.name, parent.kind).unwrap();
+        writeln!(
+            text,
+            "{indent}{} {}{failed}{attributes}",
+            parent.name, parent.kind
+        )
+        .unwrap();
         for (name, values) in &parent.events {
             writeln!(text, "{indent}  ! {name}{}", list(values)).unwrap();
         }
@@ -125,7 +176,10 @@ pub fn draw(spans: &[Received]) -> String {
             let target = target.map_or("another trace", |span| span.name.as_str());
             writeln!(text, "{indent}  -> {target}").unwrap();
         }
-        let mut children: Vec<_> = spans.iter().filter(|span| span.parent == parent.id).collect();
+        let mut children: Vec<_> = spans
+            .iter()
+            .filter(|span| span.parent == parent.id)
+            .collect();
         children.sort_by(|a, b| a.name.cmp(&b.name));
         for child in children {
             below(spans, child, depth + 1, text);
@@ -139,7 +193,7 @@ pub fn draw(spans: &[Received]) -> String {
     text
 }
 
-async fn grpc(listener: TcpListener, service: TraceServiceImpl) {
+async fn grpc(listener: TcpListener, service: Store) {
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
     tonic::transport::Server::builder()
         .add_service(TraceServiceServer::new(service))
@@ -148,68 +202,68 @@ async fn grpc(listener: TcpListener, service: TraceServiceImpl) {
         .unwrap();
 }
 
-async fn http(listener: TcpListener, service: TraceServiceImpl) {
-    let service = std::sync::Arc::new(service);
-    let receive = move |body: Bytes| {
-        let service = service.clone();
-        async move {
-            let Ok(request) = ExportTraceServiceRequest::decode(body) else {
-                return (StatusCode::BAD_REQUEST, Vec::new());
-            };
-            let answer = service.export(tonic::Request::new(request)).await.unwrap();
-            (StatusCode::OK, answer.into_inner().encode_to_vec())
-        }
-    };
-    axum::serve(listener, axum::Router::new().route("/v1/traces", post(receive))).await.unwrap();
+async fn http(listener: TcpListener, service: Store) {
+    async fn receive(State(store): State<Store>, body: Bytes) -> (StatusCode, Vec<u8>) {
+        let Ok(request) = ExportTraceServiceRequest::decode(body) else {
+            return (StatusCode::BAD_REQUEST, Vec::new());
+        };
+        store.take_in(request);
+        (
+            StatusCode::OK,
+            ExportTraceServiceResponse::default().encode_to_vec(),
+        )
+    }
+    let router = axum::Router::new()
+        .route("/v1/traces", post(receive))
+        .with_state(service);
+    axum::serve(listener, router).await.unwrap();
 }
 
-fn span(value: &Value) -> Received {
+fn received(span: &Span) -> Received {
     Received {
-        id: bytes(&value["span_id"]),
-        parent: bytes(&value["parent_span_id"]),
-        name: value["name"].as_str().unwrap().to_owned(),
-        kind: match value["kind"].as_i64() {
-            Some(1) => "INTERNAL",
-            Some(2) => "SERVER",
-            Some(3) => "CLIENT",
+        id: hex::encode(&span.span_id),
+        parent: hex::encode(&span.parent_span_id),
+        name: span.name.clone(),
+        kind: match span.kind() {
+            SpanKind::Internal => "INTERNAL",
+            SpanKind::Server => "SERVER",
             _ => "OTHER",
         },
-        attributes: pairs(&value["attributes"]),
-        events: list(&value["events"])
+        attributes: pairs(&span.attributes),
+        events: span
+            .events
             .iter()
-            .map(|event| {
-                let mut values = pairs(&event["attributes"]);
-                // The receiver adds the event's name as `message`.
-                values.retain(|(key, _)| key != "message");
-                (event["name"].as_str().unwrap().to_owned(), values)
-            })
+            .map(|e| (e.name.clone(), pairs(&e.attributes)))
             .collect(),
-        links: list(&value["links"]).iter().map(|link| bytes(&link["span_id"])).collect(),
-        failed: value["status"]["code"] == 2,
-        end: value["end_time_unix_nano"].as_u64().unwrap(),
-        raw: value.to_string(),
+        links: span
+            .links
+            .iter()
+            .map(|link| hex::encode(&link.span_id))
+            .collect(),
+        failed: span.status.as_ref().is_some_and(|status| status.code == 2),
+        end: span.end_time_unix_nano,
+        raw: format!("{span:?}"),
     }
 }
 
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
+fn pairs(attributes: &[KeyValue]) -> Vec<(String, Value)> {
+    attributes
+        .iter()
+        .map(|kv| (kv.key.clone(), plain(kv.value.as_ref())))
+        .collect()
 }
 
-fn bytes(value: &Value) -> String {
-    let bytes = list(value).iter().map(|byte| u8::try_from(byte.as_u64().unwrap()).unwrap());
-    hex::encode(bytes.collect::<Vec<_>>())
-}
-
-fn pairs(value: &Value) -> Vec<(String, Value)> {
-    let pair = |kv: &Value| (kv["key"].as_str().unwrap().to_owned(), plain(&kv["value"]["value"]));
-    list(value).iter().map(pair).collect()
-}
-
-/// `{"IntValue": 3}` to `3`.
-fn plain(value: &Value) -> Value {
-    let (kind, inner) = value.as_object().unwrap().iter().next().unwrap();
-    match kind.as_str() {
-        "ArrayValue" => list(&inner["values"]).iter().map(|v| plain(&v["value"])).collect(),
-        _ => inner.clone(),
+fn plain(value: Option<&AnyValue>) -> Value {
+    match value.and_then(|value| value.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => text.as_str().into(),
+        Some(any_value::Value::BoolValue(truth)) => (*truth).into(),
+        Some(any_value::Value::IntValue(number)) => (*number).into(),
+        Some(any_value::Value::DoubleValue(number)) => (*number).into(),
+        Some(any_value::Value::ArrayValue(array)) => array
+            .values
+            .iter()
+            .map(|value| plain(Some(value)))
+            .collect(),
+        other => panic!("no attribute of ours has the value {other:?}"),
     }
 }

@@ -21,7 +21,10 @@ fn finished(outcome: Outcome) -> Finished<'static> {
 
 fn lines(metrics: &Metrics, start: &str) -> Vec<String> {
     let text = metrics.encode().unwrap();
-    text.lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect()
+    text.lines()
+        .filter(|line| line.starts_with(start))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn line(metrics: &Metrics, start: &str) -> String {
@@ -56,10 +59,22 @@ fn a_request_is_seen_in_every_metric_that_it_concerns() {
     );
     let overhead = sum("stent_gateway_overhead_seconds");
     assert!(overhead.ends_with(" 0.001"), "{overhead}");
-    assert_eq!(line(&metrics, "stent_tokens_prefilled_total"), "stent_tokens_prefilled_total 10");
-    assert_eq!(line(&metrics, "stent_tokens_reused_total"), "stent_tokens_reused_total 90");
-    assert_eq!(line(&metrics, "stent_tokens_generated_total"), "stent_tokens_generated_total 21");
-    assert_eq!(sum("stent_queue_wait_seconds"), "stent_queue_wait_seconds_sum 0.02");
+    assert_eq!(
+        line(&metrics, "stent_tokens_prefilled_total"),
+        "stent_tokens_prefilled_total 10"
+    );
+    assert_eq!(
+        line(&metrics, "stent_tokens_reused_total"),
+        "stent_tokens_reused_total 90"
+    );
+    assert_eq!(
+        line(&metrics, "stent_tokens_generated_total"),
+        "stent_tokens_generated_total 21"
+    );
+    assert_eq!(
+        sum("stent_queue_wait_seconds"),
+        "stent_queue_wait_seconds_sum 0.02"
+    );
 }
 
 #[test]
@@ -71,7 +86,10 @@ fn a_slow_bucket_leads_to_its_trace() {
         .find(|line| line.contains("le=\"0.5\""))
         .unwrap();
     assert!(bucket.contains("error_type=\"error\""), "{bucket}");
-    assert!(bucket.ends_with(r#"# {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.3"#), "{bucket}");
+    assert!(
+        bucket.ends_with(r#"# {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.3"#),
+        "{bucket}"
+    );
 }
 
 #[test]
@@ -87,10 +105,23 @@ fn gauges_are_read_when_they_are_asked_for() {
     metrics.on_scrape(|readings| readings.spans_dropped = Some(5));
     depth.store(7, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(line(&metrics, "stent_queue_depth "), "stent_queue_depth 7");
-    assert_eq!(line(&metrics, "stent_slots{state=\"idle\"}"), "stent_slots{state=\"idle\"} 3");
-    assert_eq!(line(&metrics, "stent_slots{state=\"decode\"}"), "stent_slots{state=\"decode\"} 1");
-    assert_eq!(line(&metrics, "stent_spans_dropped_total"), "stent_spans_dropped_total 5");
-    for process in ["memory_resident_bytes", "memory_locked_bytes", "process_start_time_seconds"] {
+    assert_eq!(
+        line(&metrics, "stent_slots{state=\"idle\"}"),
+        "stent_slots{state=\"idle\"} 3"
+    );
+    assert_eq!(
+        line(&metrics, "stent_slots{state=\"decode\"}"),
+        "stent_slots{state=\"decode\"} 1"
+    );
+    assert_eq!(
+        line(&metrics, "stent_spans_dropped_total"),
+        "stent_spans_dropped_total 5"
+    );
+    for process in [
+        "memory_resident_bytes",
+        "memory_locked_bytes",
+        "process_start_time_seconds",
+    ] {
         line(&metrics, &format!("stent_{process} "));
     }
     line(&metrics, "stent_cpu_seconds_total ");
@@ -104,8 +135,14 @@ fn ten_thousand_names_do_not_become_ten_thousand_series() {
         metrics.policy_call("trim", &name, Duration::from_micros(80), Some("trap"));
         metrics.prefix_break(&format!("{n:064x}"));
     }
-    assert_eq!(lines(&metrics, "stent_policy_faults_total").len(), MAX_NAMES + 1);
-    assert_eq!(lines(&metrics, "stent_policy_call_duration_seconds_count").len(), MAX_NAMES + 1);
+    assert_eq!(
+        lines(&metrics, "stent_policy_faults_total").len(),
+        MAX_NAMES + 1
+    );
+    assert_eq!(
+        lines(&metrics, "stent_policy_call_duration_seconds_count").len(),
+        MAX_NAMES + 1
+    );
     assert!(lines(&metrics, "stent_prefix_breaks_total").len() <= MAX_NAMES + 1);
 }
 

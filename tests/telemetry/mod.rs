@@ -67,6 +67,7 @@ fn request() -> String {
     };
     let policy = spans::policy(&server, &call);
     spans::policy_done(&policy, "trap", 65_536, Duration::from_micros(250));
+    drop(policy);
     spans::context_trimmed(&server, 900, 600, 2);
     let waiting = spans::queue_wait(&server);
     let chat = spans::chat(&server, "demo", &sampling(), 1024);
@@ -88,7 +89,11 @@ fn engine(waiting: Span, chat: Span) {
 }
 
 fn body(server: Held) {
-    spans::event(&server, "first_byte", &[("a.secret", Value::from("canary"))]);
+    spans::event(
+        &server,
+        "first_byte",
+        &[("a.secret", Value::from("canary"))],
+    );
     spans::turns(&spans::session_append(&server, "redb"), 4);
     drop(spans::cache_store(&server, "memory", 512));
     spans::http_status(&server, 200);
@@ -99,26 +104,41 @@ fn body(server: Held) {
 /// the current span.
 fn elsewhere(f: impl FnOnce() + Send + 'static) {
     let dispatch = dispatcher::get_default(Dispatch::clone);
-    std::thread::spawn(move || dispatcher::with_default(&dispatch, f)).join().unwrap();
+    std::thread::spawn(move || dispatcher::with_default(&dispatch, f))
+        .join()
+        .unwrap();
 }
 
 fn arrives_whole(protocol: Protocol) {
     let receiver = Receiver::start(protocol);
-    let settings = Settings { otlp: receiver.endpoint(), protocol, ..Settings::default() };
+    let settings = Settings {
+        otlp: receiver.endpoint(),
+        protocol,
+        ..Settings::default()
+    };
     let (layer, guard) = trace::exporting(&settings).unwrap();
     let counts = guard.counts();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
     let id = dispatcher::with_default(&dispatch, request);
-    assert_eq!(id, "4bf92f3577b34da6a3ce929d0e0e4736", "the caller's trace goes on");
+    assert_eq!(
+        id, "4bf92f3577b34da6a3ce929d0e0e4736",
+        "the caller's trace goes on"
+    );
     guard.close();
 
     let received = receiver.trace(&id, 12);
     pretty_assert(&draw(&received), TREE);
     let root = received.iter().find(|span| span.kind == "SERVER").unwrap();
-    assert_eq!(root.parent, "00f067aa0ba902b7", "the caller's span is the parent");
+    assert_eq!(
+        root.parent, "00f067aa0ba902b7",
+        "the caller's span is the parent"
+    );
     let last = received.iter().map(|span| span.end).max().unwrap();
     assert_eq!(root.end, last, "the server span ends last");
-    assert_eq!((counts.ended(), counts.exported(), counts.dropped()), (12, 12, 0));
+    assert_eq!(
+        (counts.ended(), counts.exported(), counts.dropped()),
+        (12, 12, 0)
+    );
 }
 
 fn pretty_assert(found: &str, expected: &str) {
@@ -143,7 +163,11 @@ fn the_tree_arrives_over_http() {
 async fn the_exporters_work_inside_a_runtime() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
         let receiver = Receiver::start(protocol);
-        let settings = Settings { otlp: receiver.endpoint(), protocol, ..Settings::default() };
+        let settings = Settings {
+            otlp: receiver.endpoint(),
+            protocol,
+            ..Settings::default()
+        };
         let (layer, guard) = trace::exporting(&settings).unwrap();
         let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
         let id = dispatcher::with_default(&dispatch, request);
@@ -155,7 +179,10 @@ async fn the_exporters_work_inside_a_runtime() {
 #[test]
 fn a_reload_is_a_trace_of_its_own() {
     let receiver = Receiver::start(Protocol::Grpc);
-    let settings = Settings { otlp: receiver.endpoint(), ..Settings::default() };
+    let settings = Settings {
+        otlp: receiver.endpoint(),
+        ..Settings::default()
+    };
     let (layer, guard) = trace::exporting(&settings).unwrap();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
     let id = dispatcher::with_default(&dispatch, || {

@@ -11,11 +11,19 @@ use crate::support::otlp::Receiver;
 
 /// More than the queue holds.
 const SPANS: u64 = 20_000;
+const QUEUE: u64 = 4096;
 
 fn set_up(otlp: String, protocol: Protocol) -> (Dispatch, Guard) {
-    let settings = Settings { otlp, protocol, ..Settings::default() };
+    let settings = Settings {
+        otlp,
+        protocol,
+        ..Settings::default()
+    };
     let (layer, guard) = trace::exporting(&settings).unwrap();
-    (Dispatch::new(tracing_subscriber::registry().with(layer)), guard)
+    (
+        Dispatch::new(tracing_subscriber::registry().with(layer)),
+        guard,
+    )
 }
 
 /// Ends many spans, then closes; neither may wait for the collector.
@@ -31,6 +39,8 @@ fn never_waits(otlp: String, protocol: Protocol) {
     let took = start.elapsed();
     // One wait for the collector would be 3 s.
     assert!(took < Duration::from_secs(2), "{SPANS} spans took {took:?}");
+    // What does not fit is counted at once, not at the end.
+    assert!(counts.dropped() >= SPANS - QUEUE, "{counts:?}");
     let start = Instant::now();
     guard.close();
     let took = start.elapsed();
@@ -79,34 +89,58 @@ fn a_collector_that_comes_back_gets_the_later_spans() {
         let first = one_span();
         guard.flush();
         assert_eq!(receiver.trace(&first, 1).len(), 1);
-        assert_eq!((guard.counts().exported(), guard.counts().dropped()), (1, 0));
+        assert_eq!(
+            (guard.counts().exported(), guard.counts().dropped()),
+            (1, 0)
+        );
         guard.close();
     }
     let (dispatch, guard) = set_up(nobody(), Protocol::Grpc);
     dispatcher::with_default(&dispatch, || drop(spans::policy_reload()));
     guard.flush();
-    assert_eq!((guard.counts().exported(), guard.counts().dropped()), (0, 1));
+    assert_eq!(
+        (guard.counts().exported(), guard.counts().dropped()),
+        (0, 1)
+    );
 }
 
 #[test]
 fn a_trace_that_is_not_sampled_is_neither_sent_nor_lost() {
     let receiver = Receiver::start(Protocol::Grpc);
-    let settings = Settings { otlp: receiver.endpoint(), sample: 0.0, ..Settings::default() };
+    let settings = Settings {
+        otlp: receiver.endpoint(),
+        sample: 0.0,
+        ..Settings::default()
+    };
     let (layer, guard) = trace::exporting(&settings).unwrap();
     let counts = guard.counts();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
     let id = dispatcher::with_default(&dispatch, || trace::trace_id(&spans::policy_reload()));
     assert!(id.is_some(), "logs and answers still name the trace");
     guard.close();
-    assert_eq!((counts.ended(), counts.exported(), counts.dropped()), (0, 0, 0));
+    assert_eq!(
+        (counts.ended(), counts.exported(), counts.dropped()),
+        (0, 0, 0)
+    );
 }
 
 #[test]
 fn wrong_settings_name_the_key_and_the_value() {
     let error = |settings: Settings| settings.validate().unwrap_err().to_string();
-    let otlp = |otlp: &str| error(Settings { otlp: otlp.to_owned(), ..Settings::default() });
+    let otlp = |otlp: &str| {
+        error(Settings {
+            otlp: otlp.to_owned(),
+            ..Settings::default()
+        })
+    };
     assert!(otlp("localhost:4317").starts_with("telemetry.otlp: \"localhost:4317\""));
     assert!(otlp("http://").starts_with("telemetry.otlp: \"http://\""));
-    let sample = error(Settings { sample: 1.5, ..Settings::default() });
-    assert_eq!(sample, "telemetry.sample: 1.5 is out of range, expected 0 to 1");
+    let sample = error(Settings {
+        sample: 1.5,
+        ..Settings::default()
+    });
+    assert_eq!(
+        sample,
+        "telemetry.sample: 1.5 is out of range, expected 0 to 1"
+    );
 }

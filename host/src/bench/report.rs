@@ -109,7 +109,9 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (column, name) in self.columns.iter().zip(["server", "peer"]) {
-            writeln!(f, "{name:<6} {}  {}", column.url, column.model)?;
+            // Some servers name a model by its path; the table needs its file name alone.
+            let model = column.model.rsplit('/').next().unwrap_or_default();
+            writeln!(f, "{name:<6} {}  {model}", column.url)?;
         }
         let names = ["server", "peer", "ratio"];
         let shown = if self.columns.len() == 2 { 3 } else { 1 };

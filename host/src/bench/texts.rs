@@ -31,16 +31,10 @@ impl Texts {
 
     /// A question of this many words.
     pub fn question(&mut self, words: usize) -> String {
-        let mut text = String::new();
-        for at in 0..words {
-            let word = self.words[self.rng.usize(..self.words.len())];
-            match at {
-                0 => text.extend(word[..1].to_uppercase().chars().chain(word[1..].chars())),
-                _ => {
-                    text.push(' ');
-                    text.push_str(word);
-                }
-            }
+        let mut pick = || self.words[self.rng.usize(..self.words.len())];
+        let mut text = (0..words).map(|_| pick()).collect::<Vec<_>>().join(" ");
+        if let Some(first) = text.get_mut(..1) {
+            first.make_ascii_uppercase();
         }
         text.push('?');
         text

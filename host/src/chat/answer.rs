@@ -14,7 +14,7 @@ use crate::policy::{AnswerOutcome, Filter, Lookup, Prompt, Step, Trimmed};
 use crate::stream::{self, Head, Part, Parts, Summary, Undelivered};
 use crate::trace::spans::{self, Outcome};
 use crate::trace::trace_id;
-use crate::types::{Finish, Token};
+use crate::types::{Finish, Role, Token};
 
 /// Answers from the cache: the same parts as a fresh answer has.
 pub async fn replay(turn: Turn, hit: Cached) -> Result<Answer, Error> {
@@ -199,7 +199,8 @@ impl Writer {
             {
                 return self.fail(error).await;
             }
-            self.admit_to_cache(&run).await;
+            let asked = (&self.lookup, &self.prompt);
+            admit_to_cache(&self.turn, asked, (&self.text, &self.tokens), &run).await;
         }
         let summary = self.summary(&run, follows);
         let outcome = match (complete, follows) {
@@ -213,33 +214,6 @@ impl Writer {
             self.turn.anchor = self.trimmed.first.or(self.turn.anchor);
             history::foresee(&mut self.turn).await;
         }
-    }
-
-    /// Asks the cache policy whether the finished answer may be kept.
-    async fn admit_to_cache(&self, run: &Run) {
-        let turn = &self.turn;
-        let exact = turn.cache_key(&self.lookup, Some(&self.prompt));
-        let Some((key, _)) = exact.or_else(|| turn.cache_key(&self.lookup, None)) else { return };
-        let outcome = AnswerOutcome {
-            finish: run.finish,
-            prompt_tokens: run.prompt_tokens,
-            output_tokens: run.output_tokens,
-            elapsed: turn.elapsed(),
-        };
-        // The policy sees the conversation as it was when it decided to look up.
-        let asked = turn.messages.split_last().map_or(&[][..], |(answer, asked)| {
-            if answer.role == crate::types::Role::Assistant { asked } else { &turn.messages }
-        });
-        let Some(ttl) = turn.policies.cache_admit(asked, &self.text, outcome).await else { return };
-        let _span = spans::cache_store(&turn.ask.span, "memory", self.text.len());
-        let answer = Cached {
-            text: self.text.as_str().into(),
-            tokens: self.tokens.as_slice().into(),
-            finish: run.finish,
-            prompt_tokens: run.prompt_tokens,
-            output_tokens: run.output_tokens,
-        };
-        turn.gateway.cache.store(key, answer, ttl);
     }
 
     async fn fail(self, error: Error) {
@@ -264,6 +238,38 @@ impl Writer {
             ..summary(&self.turn)
         }
     }
+}
+
+/// Asks the cache policy whether the finished answer may be kept.
+async fn admit_to_cache(
+    turn: &Turn,
+    (lookup, prompt): (&Lookup, &Prompt),
+    (text, tokens): (&str, &[Token]),
+    run: &Run,
+) {
+    let exact = turn.cache_key(lookup, Some(prompt));
+    let Some((key, _)) = exact.or_else(|| turn.cache_key(lookup, None)) else { return };
+    let outcome = AnswerOutcome {
+        finish: run.finish,
+        prompt_tokens: run.prompt_tokens,
+        output_tokens: run.output_tokens,
+        elapsed: turn.elapsed(),
+    };
+    // The policy sees the conversation as it was when it decided to look up.
+    let asked = match turn.messages.split_last() {
+        Some((last, asked)) if last.role == Role::Assistant => asked,
+        _ => &turn.messages,
+    };
+    let Some(ttl) = turn.policies.cache_admit(asked, text, outcome).await else { return };
+    let _span = spans::cache_store(&turn.ask.span, "memory", text.len());
+    let answer = Cached {
+        text: text.into(),
+        tokens: tokens.into(),
+        finish: run.finish,
+        prompt_tokens: run.prompt_tokens,
+        output_tokens: run.output_tokens,
+    };
+    turn.gateway.cache.store(key, answer, ttl);
 }
 
 /// Records how the request ended, on its span and in the metrics; once per request.

@@ -16,6 +16,7 @@ use super::turn::Turn;
 use crate::cache::Key;
 use crate::engine::{Event, Job, Running};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::policy::Prompt;
 use crate::trace::context;
 use crate::trace::spans::{self, Held};
@@ -123,7 +124,13 @@ fn start(turn: &Turn, prompt: &Prompt) -> Result<Arc<Flight>, Error> {
         _cancel: cancel,
     };
     let flight = Arc::new(flight);
-    turn.gateway.answers.spawn(forward(events, Arc::downgrade(&flight), Held::new(span)));
+    let metrics = Arc::clone(&turn.gateway.metrics);
+    turn.gateway.answers.spawn(forward(
+        events,
+        Arc::downgrade(&flight),
+        Held::new(span),
+        metrics,
+    ));
     Ok(flight)
 }
 
@@ -135,13 +142,19 @@ fn admit(turn: &Turn) -> Result<SlotPermit, Error> {
 
 /// Writes the run's events into its log, for as long as anybody reads it, and the run's end onto
 /// its span: the leader may have left long before.
-async fn forward(mut events: UnboundedReceiver<Event>, flight: Weak<Flight>, chat: Held) {
+async fn forward(
+    mut events: UnboundedReceiver<Event>,
+    flight: Weak<Flight>,
+    chat: Held,
+    metrics: Arc<Metrics>,
+) {
     loop {
         let event = events.recv().await;
         match &event {
             Some(Event::Started { slot, .. }) => spans::slot(&chat, *slot),
             Some(Event::Finished(o)) => {
                 spans::chat_done(&chat, o.finish, o.prompt_tokens, o.cached_tokens, o.output_tokens);
+                metrics.run_finished(o.queued, o.prompt_tokens, o.cached_tokens, o.output_tokens);
             }
             Some(Event::Failed(_)) => spans::failed(&chat, "engine"),
             _ => {}

@@ -175,7 +175,9 @@ impl Turn {
         let basis = if prompt.is_some() { "exact" } else { "parts" };
         let span = spans::cache_lookup(&self.ask.span, "memory", basis);
         let hit = self.gateway.cache.lookup(&key, policy.max_age);
-        spans::cache_result(&span, if hit.is_some() { "hit" } else { "miss" });
+        let result = if hit.is_some() { "hit" } else { "miss" };
+        spans::cache_result(&span, result);
+        self.gateway.metrics.cache(basis, result);
         hit
     }
 

@@ -83,7 +83,9 @@ pub(super) struct TraceLabel {
 
 impl TraceLabel {
     pub(super) fn new(trace_id: &str) -> Self {
-        Self { trace_id: trace_id.to_owned() }
+        Self {
+            trace_id: trace_id.to_owned(),
+        }
     }
 }
 

@@ -26,8 +26,12 @@ impl Process {
         Self {
             resident: bytes(&status, "VmRSS:"),
             locked: bytes(&status, "VmLck:"),
-            cpu: ticks(&stat, 14).zip(ticks(&stat, 15)).map(|(user, system)| user + system),
-            started: boot(&system).zip(ticks(&stat, 22)).map(|(boot, since)| boot + since),
+            cpu: ticks(&stat, 14)
+                .zip(ticks(&stat, 15))
+                .map(|(user, system)| user + system),
+            started: boot(&system)
+                .zip(ticks(&stat, 22))
+                .map(|(boot, since)| boot + since),
         }
     }
 }
@@ -47,7 +51,12 @@ fn ticks(stat: &str, n: usize) -> Option<f64> {
 }
 
 fn boot(system: &str) -> Option<f64> {
-    system.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+    system
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -68,8 +77,15 @@ mod tests {
         assert!(process.resident.is_some_and(|bytes| bytes > 1 << 20));
         assert!(process.locked.is_some());
         assert!(process.cpu.is_some());
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
-        assert!(process.started.is_some_and(|start| start > now - 86_400.0 && start < now + 2.0));
+        let now = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap()
+            .as_secs_f64();
+        assert!(
+            process
+                .started
+                .is_some_and(|start| start > now - 86_400.0 && start < now + 2.0)
+        );
     }
 
     #[test]

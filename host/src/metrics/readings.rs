@@ -42,7 +42,10 @@ pub(super) struct Readers(RwLock<Vec<Reader>>);
 
 impl Readers {
     pub(super) fn add(&self, reader: Reader) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).push(reader);
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(reader);
     }
 
     fn read(&self) -> Readings {
@@ -70,13 +73,37 @@ impl Collector for Readers {
 
 impl Readings {
     fn encode(&self, out: &mut Writer<'_>) -> fmt::Result {
-        out.gauge("stent_queue_depth", "Jobs that wait for a slot", self.queue_depth.map(int))?;
+        out.gauge(
+            "stent_queue_depth",
+            "Jobs that wait for a slot",
+            self.queue_depth.map(int),
+        )?;
         out.by_state("stent_slots", "Slots by what they do", &self.slots)?;
-        out.gauge("stent_kv_cells_used", "KV cells in use", self.kv_cells_used.map(int))?;
-        out.gauge("stent_kv_cells", "KV cells of the context", self.kv_cells.map(int))?;
-        out.gauge("stent_sessions", "Sessions in the store", self.sessions.map(int))?;
-        out.gauge("stent_cache_entries", "Cached answers", self.cache_entries.map(int))?;
-        out.bytes("stent_cache_size", "Size of the cached answers", self.cache_bytes.map(int))?;
+        out.gauge(
+            "stent_kv_cells_used",
+            "KV cells in use",
+            self.kv_cells_used.map(int),
+        )?;
+        out.gauge(
+            "stent_kv_cells",
+            "KV cells of the context",
+            self.kv_cells.map(int),
+        )?;
+        out.gauge(
+            "stent_sessions",
+            "Sessions in the store",
+            self.sessions.map(int),
+        )?;
+        out.gauge(
+            "stent_cache_entries",
+            "Cached answers",
+            self.cache_entries.map(int),
+        )?;
+        out.bytes(
+            "stent_cache_size",
+            "Size of the cached answers",
+            self.cache_bytes.map(int),
+        )?;
         out.gauge(
             "stent_policy_generation",
             "Policy generation that new requests get",
@@ -87,7 +114,12 @@ impl Readings {
             "Policy generations that are held, also by running requests",
             self.policy_generations_live.map(int),
         )?;
-        out.counter("stent_spans_ended", "Spans that ended", None, self.spans_ended)?;
+        out.counter(
+            "stent_spans_ended",
+            "Spans that ended",
+            None,
+            self.spans_ended,
+        )?;
         out.counter(
             "stent_spans_dropped",
             "Spans that were lost: queue full or collector unreachable",
@@ -99,13 +131,24 @@ impl Readings {
 
 impl Process {
     fn encode(&self, out: &mut Writer<'_>) -> fmt::Result {
-        out.bytes("stent_memory_resident", "Resident memory (VmRSS)", self.resident)?;
+        out.bytes(
+            "stent_memory_resident",
+            "Resident memory (VmRSS)",
+            self.resident,
+        )?;
         out.bytes("stent_memory_locked", "Locked memory (VmLck)", self.locked)?;
-        out.counter("stent_cpu", "User and system time", Some(&Unit::Seconds), self.cpu)?;
+        out.counter(
+            "stent_cpu",
+            "User and system time",
+            Some(&Unit::Seconds),
+            self.cpu,
+        )?;
         out.gauge(
             "stent_cpus",
             "CPUs that the process may use",
-            std::thread::available_parallelism().ok().map(|n| int(n.get())),
+            std::thread::available_parallelism()
+                .ok()
+                .map(|n| int(n.get())),
         )?;
         if let Some(started) = self.started {
             let gauge = ConstGauge::new(started);
@@ -142,7 +185,9 @@ impl Writer<'_> {
         value: Option<i64>,
     ) -> fmt::Result {
         let Some(value) = value else { return Ok(()) };
-        let encoder = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        let encoder = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Gauge)?;
         ConstGauge::new(value).encode(encoder)
     }
 
@@ -157,15 +202,24 @@ impl Writer<'_> {
         ConstCounter<N>: EncodeMetric,
     {
         let Some(value) = value else { return Ok(()) };
-        let encoder = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        let encoder = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Counter)?;
         ConstCounter::new(value).encode(encoder)
     }
 
-    fn by_state(&mut self, name: &str, help: &str, values: &[(&'static str, usize)]) -> fmt::Result {
+    fn by_state(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: &[(&'static str, usize)],
+    ) -> fmt::Result {
         if values.is_empty() {
             return Ok(());
         }
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (state, count) in values {
             let gauge = ConstGauge::new(int(*count));
             gauge.encode(family.encode_family(&[("state", *state)])?)?;

@@ -94,7 +94,12 @@ impl Download<'_> {
             attempts += 1;
             if attempts > self.retries {
                 let (url, kept) = (self.url.to_owned(), part.length);
-                return Err(ModelError::GaveUp { url, attempts, problem, kept });
+                return Err(ModelError::GaveUp {
+                    url,
+                    attempts,
+                    problem,
+                    kept,
+                });
             }
             bar.set_message(format!("{problem}; trying again"));
             tokio::time::sleep(wait).await;
@@ -102,7 +107,12 @@ impl Download<'_> {
         }
     }
 
-    async fn attempt(&self, client: &Client, part: &mut Part, bar: &ProgressBar) -> Result<(), Cut> {
+    async fn attempt(
+        &self,
+        client: &Client,
+        part: &mut Part,
+        bar: &ProgressBar,
+    ) -> Result<(), Cut> {
         let mut request = client.get(self.url);
         // Without something that identifies the first half, the second may belong to another file.
         match part.etag.as_deref() {
@@ -141,7 +151,9 @@ impl Download<'_> {
                     Some(range) if range.start == Some(part.length) && same => Ok(range.total),
                     _ => {
                         part.restart()?;
-                        Err(Cut::Again("the server sent another part than was asked for".into()))
+                        Err(Cut::Again(
+                            "the server sent another part than was asked for".into(),
+                        ))
                     }
                 }
             }
@@ -157,7 +169,9 @@ impl Download<'_> {
                     return Ok(total);
                 }
                 part.restart()?;
-                Err(Cut::Again("the file at the server is shorter than what was kept".into()))
+                Err(Cut::Again(
+                    "the file at the server is shorter than what was kept".into(),
+                ))
             }
             _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 Err(Cut::Again(format!("the server answered {status}")))
@@ -184,9 +198,16 @@ impl Download<'_> {
             part.remove()?;
             let (path, expected) = (self.path.to_owned(), expected.to_owned());
             let hint = "; the download was thrown away";
-            return Err(ModelError::WrongBytes { path, found, expected, hint });
+            return Err(ModelError::WrongBytes {
+                path,
+                found,
+                expected,
+                hint,
+            });
         }
-        part.file.sync_all().map_err(ModelError::io("sync", &part.path))?;
+        part.file
+            .sync_all()
+            .map_err(ModelError::io("sync", &part.path))?;
         fs::rename(&part.path, self.path).map_err(ModelError::io("rename to", self.path))?;
         remove(&part.etag_path)?;
         Ok(found)
@@ -221,21 +242,37 @@ impl Part {
         }
         let mut hasher = Sha256::new();
         let length = hash::feed(&path, &mut hasher)?;
-        file.seek(SeekFrom::Start(length)).map_err(ModelError::io("seek in", &path))?;
-        let etag = fs::read_to_string(&etag_path).ok().filter(|etag| !etag.is_empty());
-        Ok(Self { path, etag_path, file, length, hasher, etag })
+        file.seek(SeekFrom::Start(length))
+            .map_err(ModelError::io("seek in", &path))?;
+        let etag = fs::read_to_string(&etag_path)
+            .ok()
+            .filter(|etag| !etag.is_empty());
+        Ok(Self {
+            path,
+            etag_path,
+            file,
+            length,
+            hasher,
+            etag,
+        })
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), ModelError> {
-        self.file.write_all(bytes).map_err(ModelError::io("write", &self.path))?;
+        self.file
+            .write_all(bytes)
+            .map_err(ModelError::io("write", &self.path))?;
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
         Ok(())
     }
 
     fn restart(&mut self) -> Result<(), ModelError> {
-        self.file.set_len(0).map_err(ModelError::io("truncate", &self.path))?;
-        self.file.rewind().map_err(ModelError::io("seek in", &self.path))?;
+        self.file
+            .set_len(0)
+            .map_err(ModelError::io("truncate", &self.path))?;
+        self.file
+            .rewind()
+            .map_err(ModelError::io("seek in", &self.path))?;
         (self.length, self.hasher, self.etag) = (0, Sha256::new(), None);
         remove(&self.etag_path)
     }
@@ -263,14 +300,23 @@ impl ContentRange {
     fn of(headers: &HeaderMap) -> Option<Self> {
         let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
         let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
-        let start = range.split_once('-').and_then(|(start, _)| start.parse().ok());
-        Some(Self { start, total: total.parse().ok() })
+        let start = range
+            .split_once('-')
+            .and_then(|(start, _)| start.parse().ok());
+        Some(Self {
+            start,
+            total: total.parse().ok(),
+        })
     }
 }
 
 /// Weak tags do not promise the same bytes, and If-Range does not take them.
 fn strong_etag(headers: &HeaderMap) -> Option<&str> {
-    headers.get(ETAG)?.to_str().ok().filter(|tag| tag.starts_with('"'))
+    headers
+        .get(ETAG)?
+        .to_str()
+        .ok()
+        .filter(|tag| tag.starts_with('"'))
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {

@@ -23,7 +23,9 @@ pub(super) fn feed(path: &Path, hasher: &mut Sha256) -> Result<u64, ModelError> 
     let mut piece = vec![0; PIECE];
     let mut total = 0;
     loop {
-        let n = file.read(&mut piece).map_err(ModelError::io("read", path))?;
+        let n = file
+            .read(&mut piece)
+            .map_err(ModelError::io("read", path))?;
         if n == 0 {
             return Ok(total);
         }

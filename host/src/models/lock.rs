@@ -58,7 +58,10 @@ impl Lock {
     }
 
     pub(super) fn sha256(&self, file: &str) -> Option<&str> {
-        self.records.file.get(file).map(|record| record.sha256.as_str())
+        self.records
+            .file
+            .get(file)
+            .map(|record| record.sha256.as_str())
     }
 
     /// Whether the file at `path` is the one that was verified, judged without reading it.
@@ -70,9 +73,17 @@ impl Lock {
         }
     }
 
-    pub(super) fn record(&mut self, file: &str, path: &Path, sha256: &str) -> Result<(), ModelError> {
+    pub(super) fn record(
+        &mut self,
+        file: &str,
+        path: &Path,
+        sha256: &str,
+    ) -> Result<(), ModelError> {
         let seen = Some(Seen::of(path).map_err(ModelError::io("look at", path))?);
-        let record = Record { sha256: sha256.to_owned(), seen };
+        let record = Record {
+            sha256: sha256.to_owned(),
+            seen,
+        };
         if self.records.file.insert(file.to_owned(), record.clone()) == Some(record) {
             return Ok(());
         }
@@ -81,14 +92,20 @@ impl Lock {
 
     /// The file no longer has its hash.
     pub(super) fn doubt(&mut self, file: &str) -> Result<(), ModelError> {
-        let seen = self.records.file.get_mut(file).and_then(|record| record.seen.take());
+        let seen = self
+            .records
+            .file
+            .get_mut(file)
+            .and_then(|record| record.seen.take());
         if seen.is_some() { self.save() } else { Ok(()) }
     }
 
     /// Replaces the file as a whole, so that a crash leaves the old or the new one.
     fn save(&self) -> Result<(), ModelError> {
-        let text = toml::to_string(&self.records)
-            .map_err(|error| ModelError::Lock { path: self.path.clone(), problem: error.to_string() })?;
+        let text = toml::to_string(&self.records).map_err(|error| ModelError::Lock {
+            path: self.path.clone(),
+            problem: error.to_string(),
+        })?;
         let draft = self.path.with_extension("lock.new");
         fs::write(&draft, format!("{HEAD}{text}")).map_err(ModelError::io("write", &draft))?;
         fs::rename(&draft, &self.path).map_err(ModelError::io("replace", &self.path))
@@ -98,7 +115,13 @@ impl Lock {
 impl Seen {
     fn of(path: &Path) -> std::io::Result<Self> {
         let meta = fs::metadata(path)?;
-        let modified = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self { size: meta.len(), modified: modified.as_secs() })
+        let modified = meta
+            .modified()?
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(Self {
+            size: meta.len(),
+            modified: modified.as_secs(),
+        })
     }
 }

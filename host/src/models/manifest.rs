@@ -50,19 +50,32 @@ impl Manifest {
     }
 
     fn parse(path: &str, text: &str) -> Result<Self, ModelError> {
-        let wrong = |problem| ModelError::Manifest { path: path.to_owned(), problem };
+        let wrong = |problem| ModelError::Manifest {
+            path: path.to_owned(),
+            problem,
+        };
         let manifest: Self = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
         for entry in &manifest.model {
-            entry.check().map_err(|problem| wrong(format!("model {:?}: {problem}", entry.name)))?;
+            entry
+                .check()
+                .map_err(|problem| wrong(format!("model {:?}: {problem}", entry.name)))?;
         }
         Ok(manifest)
     }
 
     pub fn find(&self, name: &str) -> Result<&Entry, ModelError> {
-        self.model.iter().find(|entry| entry.name == name).ok_or_else(|| ModelError::Unknown {
-            found: name.to_owned(),
-            known: self.model.iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(", "),
-        })
+        self.model
+            .iter()
+            .find(|entry| entry.name == name)
+            .ok_or_else(|| ModelError::Unknown {
+                found: name.to_owned(),
+                known: self
+                    .model
+                    .iter()
+                    .map(|e| e.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
     }
 }
 
@@ -72,11 +85,16 @@ impl Entry {
         let repository = self.repository.as_deref()?;
         let base = mirror.or(self.source.as_deref())?.trim_end_matches('/');
         let file = self.file.rsplit('/').next().unwrap_or(&self.file);
-        Some(format!("{base}/{repository}/resolve/{}/{file}", self.revision))
+        Some(format!(
+            "{base}/{repository}/resolve/{}/{file}",
+            self.revision
+        ))
     }
 
     fn check(&self) -> Result<(), String> {
-        let plain = Path::new(&self.file).components().all(|c| matches!(c, Component::Normal(_)));
+        let plain = Path::new(&self.file)
+            .components()
+            .all(|c| matches!(c, Component::Normal(_)));
         if self.file.is_empty() || !plain {
             return Err(format!("file: {:?} leaves the models folder", self.file));
         }
@@ -87,9 +105,9 @@ impl Entry {
             hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         };
         match &self.sha256 {
-            Some(hash) if !hex(hash) => {
-                Err(format!("sha256: {hash:?} found, expected 64 lowercase hex digits"))
-            }
+            Some(hash) if !hex(hash) => Err(format!(
+                "sha256: {hash:?} found, expected 64 lowercase hex digits"
+            )),
             _ => Ok(()),
         }
     }

@@ -77,6 +77,9 @@ pub struct Prompt {
     pub tokens: Vec<Token>,
     /// How many leading tokens the session's next prompt will probably start with.
     pub stable: usize,
+    /// How many leading tokens are the operator's own, before the first message: the same in
+    /// every prompt of this policy.
+    pub head: usize,
     /// The answer ends before any of these.
     pub stop: Vec<String>,
 }

@@ -77,7 +77,9 @@ pub(super) fn provider<E: SpanExporter + 'static>(
         .with_resource(resource)
         // The caller's decision holds, so that a trace is whole or absent.
         .with_sampler(Sampler::ParentBased(Box::new(ratio)));
-    let Some(exporter) = exporter else { return builder.build() };
+    let Some(exporter) = exporter else {
+        return builder.build();
+    };
     let gate = Gate {
         next: exporter,
         content: settings.capture_content,
@@ -89,8 +91,15 @@ pub(super) fn provider<E: SpanExporter + 'static>(
         .with_max_export_batch_size(BATCH)
         .with_scheduled_delay(DELAY)
         .build();
-    let batch = BatchSpanProcessor::builder(gate).with_batch_config(config).build();
-    builder.with_span_processor(Counting { next: batch, counts: Arc::clone(counts) }).build()
+    let batch = BatchSpanProcessor::builder(gate)
+        .with_batch_config(config)
+        .build();
+    builder
+        .with_span_processor(Counting {
+            next: batch,
+            counts: Arc::clone(counts),
+        })
+        .build()
 }
 
 /// Bounds the queue in front of the batch processor, which drops without saying how many.

@@ -95,10 +95,9 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
-    use opentelemetry_sdk::trace::InMemorySpanExporter;
     use tracing_subscriber::layer::SubscriberExt;
 
-    use super::super::{Settings, layer, spans, trace_id};
+    use super::super::{Settings, exporting, spans, trace_id};
     use super::*;
 
     #[derive(Clone, Default)]
@@ -117,9 +116,11 @@ mod tests {
     #[test]
     fn a_line_names_the_trace_it_was_written_in() {
         let lines = Lines::default();
-        let (otel, _guard) = layer(&Settings::default(), None::<InMemorySpanExporter>);
+        let (otel, _guard) = exporting(&Settings::default()).unwrap();
         let writer = lines.clone();
-        let json = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).event_format(Json);
+        let json = tracing_subscriber::fmt::layer()
+            .with_writer(move || writer.clone())
+            .event_format(Json);
         let trace = tracing::subscriber::with_default(
             tracing_subscriber::registry().with(otel).with(json),
             || {
@@ -131,7 +132,10 @@ mod tests {
             },
         );
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-        let parsed: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let parsed: Vec<Value> = text
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
         assert_eq!(parsed[0]["message"], "outside");
         assert_eq!(parsed[0]["port"], 8000);
         assert_eq!(parsed[0].get("trace_id"), None);

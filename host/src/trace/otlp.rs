@@ -41,7 +41,10 @@ fn grpc(settings: &Settings) -> Result<Transport, TraceError> {
         .build()
         .map_err(|source| TraceError::exporter(settings, source));
     drop(entered);
-    Ok(Transport { exporter: exporter?, runtime: Some(runtime) })
+    Ok(Transport {
+        exporter: exporter?,
+        runtime: Some(runtime),
+    })
 }
 
 /// The export thread has no async runtime, so the client must be a blocking one; it is passed
@@ -52,7 +55,11 @@ fn http(settings: &Settings) -> Result<Transport, TraceError> {
     // Building a blocking client on a thread of an async runtime panics.
     let client = std::thread::scope(|scope| {
         scope
-            .spawn(|| reqwest::blocking::Client::builder().timeout(TIMEOUT).build())
+            .spawn(|| {
+                reqwest::blocking::Client::builder()
+                    .timeout(TIMEOUT)
+                    .build()
+            })
             .join()
             .map_err(|_| TraceError::Client("its construction panicked".to_owned()))
     })?
@@ -64,13 +71,18 @@ fn http(settings: &Settings) -> Result<Transport, TraceError> {
         .with_timeout(TIMEOUT)
         .build()
         .map_err(|source| TraceError::exporter(settings, source))?;
-    Ok(Transport { exporter, runtime: None })
+    Ok(Transport {
+        exporter,
+        runtime: None,
+    })
 }
 
 /// `http://host:4318` stands for its `/v1/traces`; an address with a path is taken as it is.
 fn traces_url(endpoint: &str) -> String {
     let base = endpoint.trim_end_matches('/');
-    let path = base.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    let path = base
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split_once('/'));
     match path {
         Some(_) => base.to_owned(),
         None => format!("{base}/v1/traces"),
@@ -85,6 +97,9 @@ mod tests {
     fn a_bare_address_gets_the_traces_path() {
         assert_eq!(traces_url("http://c:4318"), "http://c:4318/v1/traces");
         assert_eq!(traces_url("http://c:4318/"), "http://c:4318/v1/traces");
-        assert_eq!(traces_url("http://c/otel/v1/traces"), "http://c/otel/v1/traces");
+        assert_eq!(
+            traces_url("http://c/otel/v1/traces"),
+            "http://c/otel/v1/traces"
+        );
     }
 }

@@ -14,6 +14,7 @@ use opentelemetry::{Array, KeyValue, StringValue, Value};
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+pub use super::outcome::Outcome;
 use super::propagate;
 use super::semconv::*;
 use crate::types::{Finish, Sampling};
@@ -21,37 +22,6 @@ use crate::types::{Finish, Sampling};
 /// Target of all exported spans. The OpenTelemetry layer takes spans whose target starts with
 /// `stent`; those of libraries stay out of the tree.
 const TARGET: &str = "stent::span";
-
-/// How a request ended, as spans, metrics and logs name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    Ok,
-    /// Replayed from the cache.
-    Cached,
-    /// Answered from another request's running generation.
-    Coalesced,
-    /// Refused by a policy.
-    Blocked,
-    /// Refused for want of a place: 429 or 503.
-    Overloaded,
-    /// The client left.
-    Cancelled,
-    Error,
-}
-
-impl Outcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Cached => "cached",
-            Self::Coalesced => "coalesced",
-            Self::Blocked => "blocked",
-            Self::Overloaded => "overloaded",
-            Self::Cancelled => "cancelled",
-            Self::Error => "error",
-        }
-    }
-}
 
 /// A span that ends when this is dropped. For the server span, which lives in the response body
 /// until the last byte has left, and for stages that a stream holds across polls.
@@ -211,8 +181,16 @@ pub fn chat(parent: &Span, model: &str, sampling: &Sampling, max_tokens: u32) ->
     set(&span, REQUEST_TEMPERATURE, real(sampling.temperature));
     set(&span, REQUEST_TOP_K, int(sampling.top_k));
     set(&span, REQUEST_TOP_P, real(sampling.top_p));
-    set(&span, REQUEST_FREQUENCY_PENALTY, real(sampling.frequency_penalty));
-    set(&span, REQUEST_PRESENCE_PENALTY, real(sampling.presence_penalty));
+    set(
+        &span,
+        REQUEST_FREQUENCY_PENALTY,
+        real(sampling.frequency_penalty),
+    );
+    set(
+        &span,
+        REQUEST_PRESENCE_PENALTY,
+        real(sampling.presence_penalty),
+    );
     span
 }
 
@@ -229,7 +207,11 @@ pub fn slot(chat: &Span, slot: usize) {
 /// The answer's end and its cost. `cached` of the `input` tokens needed no computing.
 pub fn chat_done(chat: &Span, finish: Finish, input: u32, cached: u32, output: u32) {
     let reason = StringValue::from(finish_reason(finish));
-    set(chat, RESPONSE_FINISH, Value::Array(Array::String(vec![reason])));
+    set(
+        chat,
+        RESPONSE_FINISH,
+        Value::Array(Array::String(vec![reason])),
+    );
     set(chat, USAGE_INPUT, int(input));
     set(chat, USAGE_CACHED, int(cached));
     set(chat, USAGE_OUTPUT, int(output));
@@ -254,7 +236,11 @@ pub fn decode(chat: &Span) -> Span {
 pub fn decode_done(decode: &Span, tokens: u32, took: Duration) {
     set(decode, TOKENS_OUTPUT, int(tokens));
     if !took.is_zero() {
-        set(decode, TOKENS_PER_SECOND, f64::from(tokens) / took.as_secs_f64());
+        set(
+            decode,
+            TOKENS_PER_SECOND,
+            f64::from(tokens) / took.as_secs_f64(),
+        );
     }
 }
 
@@ -321,7 +307,10 @@ pub fn context_trimmed(server: &Span, before: u32, after: u32, messages: usize) 
 
 /// A policy failed and its built-in default (`open`) or a refusal (`closed`) took its place.
 pub fn policy_fault(server: &Span, hook: &'static str, kind: &'static str) {
-    let attributes = [(POLICY_HOOK, Value::from(hook)), (ERROR_TYPE, Value::from(kind))];
+    let attributes = [
+        (POLICY_HOOK, Value::from(hook)),
+        (ERROR_TYPE, Value::from(kind)),
+    ];
     event(server, "policy_fault", &attributes);
 }
 

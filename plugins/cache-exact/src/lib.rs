@@ -2,46 +2,17 @@
 //! `normalise` it is the question without regard to case, spacing and the punctuation that ends
 //! it. Only answers that the model itself finished are kept.
 
-use std::sync::OnceLock;
-
-use kit::Settings;
+use kit::{Configured, Settings};
 
 wit_bindgen::generate!({ path: "../../wit", world: "caching", additional_derives: [PartialEq] });
 
 use exports::stent::policy::cache::{
     Admission, Answer, Basis, Guest as Cache, Key, Lookup, Outcome,
 };
-use exports::stent::policy::policy::{Descriptor, Guest as Policy};
 use stent::policy::request::{Message, Request, Transcript};
 use stent::policy::types::{Finish, Role, Scope};
 
-const SCHEMA: &str = include_str!("config.schema.json");
-static CONFIG: OnceLock<Config> = OnceLock::new();
-
-struct Plugin;
-export!(Plugin);
-
-impl Policy for Plugin {
-    fn describe() -> Descriptor {
-        Descriptor {
-            name: env!("CARGO_PKG_NAME").into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Answers the same prompt, or the same question, from memory".into(),
-            config_schema: Some(SCHEMA.into()),
-        }
-    }
-
-    fn configure(config: String) -> Result<(), String> {
-        let config = Config::new(&config)?;
-        CONFIG
-            .set(config)
-            .map_err(|_| "configure: called twice".into())
-    }
-
-    fn self_test() -> Result<(), String> {
-        self_test(config()?)
-    }
-}
+kit::policy! { config: Config, summary: "Answers the same prompt, or the same question, from memory" }
 
 impl Cache for Plugin {
     fn decide(req: &Request, all: &Transcript) -> Result<Lookup, String> {
@@ -59,12 +30,6 @@ impl Cache for Plugin {
     }
 }
 
-fn config() -> Result<&'static Config, String> {
-    CONFIG
-        .get()
-        .ok_or_else(|| "cache-exact was not configured".into())
-}
-
 struct Config {
     scope: Scope,
     ttl_ms: u64,
@@ -79,9 +44,11 @@ enum Normalise {
     Conversations,
 }
 
-impl Config {
-    fn new(config: &str) -> Result<Self, String> {
-        let settings = Settings::read(SCHEMA, config)?;
+impl Configured for Config {
+    const SCHEMA: &'static str = include_str!("config.schema.json");
+
+    fn new(json: &str) -> Result<Self, String> {
+        let settings = Settings::read(Self::SCHEMA, json)?;
         let scope = match settings.text("scope") {
             "shared" => Scope::Shared,
             "tenant" => Scope::Tenant,
@@ -112,6 +79,31 @@ impl Config {
             max_age_ms,
             normalise,
         })
+    }
+
+    fn self_test(&self) -> Result<(), String> {
+        let question = [Message {
+            id: 1,
+            role: Role::User,
+            tokens: 4,
+            pinned: false,
+            exchange: 0,
+        }];
+        let ask = |text: &str| key(self, Scope::Session, &question, |_| Some(text.into()));
+        let normalises = self.normalise != Normalise::Never;
+        if ask("What is asthma?").scope != Scope::Session {
+            return Err("self-test: a key is wider than what was granted".into());
+        }
+        if ask("What is asthma?") != ask("what  is asthma") {
+            return Err("self-test: two spellings of one question have different keys".into());
+        }
+        if normalises && ask("What is asthma?") == ask("What is gout?") {
+            return Err("self-test: two questions share a key".into());
+        }
+        match admit(self, 9, Finish::Length) {
+            Admission::Skip => Ok(()),
+            Admission::Store(_) => Err("self-test: half an answer was kept".into()),
+        }
     }
 }
 
@@ -162,28 +154,6 @@ fn admit(config: &Config, bytes: u64, finish: Finish) -> Admission {
         Finish::Stop if bytes > 0 => Admission::Store(config.ttl_ms),
         _ => Admission::Skip,
     }
-}
-
-fn self_test(config: &Config) -> Result<(), String> {
-    let question = [Message {
-        id: 1,
-        role: Role::User,
-        tokens: 4,
-        pinned: false,
-        exchange: 0,
-    }];
-    let ask = |text: &str| key(config, Scope::Session, &question, |_| Some(text.into()));
-    if ask("What is asthma?").scope != Scope::Session {
-        return Err("self-test: a key is wider than what was granted".into());
-    }
-    let one = ask("What is asthma?") == ask("what  is asthma");
-    let same = config.normalise != Normalise::Never || ask("a") == ask("b");
-    if !one || !same || admit(config, 9, Finish::Length) != Admission::Skip {
-        return Err(
-            "self-test: two spellings of one question differ, or half an answer is kept".into(),
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -168,6 +168,6 @@ fn self_test_passes_for_every_config() {
         ALL,
         r#"{"scope": "shared", "normalise": true}"#,
     ] {
-        assert_eq!(self_test(&config(json)), Ok(()), "{json}");
+        assert_eq!(config(json).self_test(), Ok(()), "{json}");
     }
 }

@@ -2,47 +2,19 @@
 //! produced, and may close it with a disclaimer.
 
 use std::cell::RefCell;
-use std::sync::OnceLock;
 
-use kit::Settings;
+use kit::{Configured, Settings};
 
 wit_bindgen::generate!({ path: "../../wit", world: "filtering", additional_derives: [PartialEq] });
 
 mod redact;
 
 use exports::stent::policy::output_filter::{Filter, Guest as OutputFilter, GuestFilter, Step};
-use exports::stent::policy::policy::{Descriptor, Guest as Policy};
 use redact::{Redactor, Rules};
 use stent::policy::request::Request;
 use stent::policy::types::Finish;
 
-const SCHEMA: &str = include_str!("config.schema.json");
-static CONFIG: OnceLock<Config> = OnceLock::new();
-
-struct Plugin;
-export!(Plugin);
-
-impl Policy for Plugin {
-    fn describe() -> Descriptor {
-        Descriptor {
-            name: env!("CARGO_PKG_NAME").into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Takes phone numbers, e-mail addresses and long numbers out of answers".into(),
-            config_schema: Some(SCHEMA.into()),
-        }
-    }
-
-    fn configure(config: String) -> Result<(), String> {
-        let config = Config::new(&config)?;
-        CONFIG
-            .set(config)
-            .map_err(|_| "configure: called twice".into())
-    }
-
-    fn self_test() -> Result<(), String> {
-        self_test(config()?)
-    }
-}
+kit::policy! { config: Config, summary: "Takes phone numbers, e-mail addresses and long numbers out of answers" }
 
 impl OutputFilter for Plugin {
     type Filter = Open;
@@ -67,21 +39,17 @@ impl GuestFilter for Open {
     }
 }
 
-fn config() -> Result<&'static Config, String> {
-    CONFIG
-        .get()
-        .ok_or_else(|| "filter-redact was not configured".into())
-}
-
 struct Config {
     rules: Rules,
     /// With the empty line before it; empty for none.
     disclaimer: String,
 }
 
-impl Config {
-    fn new(config: &str) -> Result<Self, String> {
-        let settings = Settings::read(SCHEMA, config)?;
+impl Configured for Config {
+    const SCHEMA: &'static str = include_str!("config.schema.json");
+
+    fn new(json: &str) -> Result<Self, String> {
+        let settings = Settings::read(Self::SCHEMA, json)?;
         let rules = Rules {
             emails: settings.flag("emails"),
             phones: settings.flag("phones"),
@@ -93,6 +61,28 @@ impl Config {
         };
         Ok(Self { rules, disclaimer })
     }
+
+    /// Wherever a chunk ends, the outcome is the same, and only what the rules name is taken out.
+    fn self_test(&self) -> Result<(), String> {
+        let samples = [
+            ("Mail jo@example.org. ", self.rules.emails),
+            ("Call +44 20 7946 0000! ", self.rules.phones),
+            ("Take 500 mg, at most 4 a day. ", false),
+        ];
+        for (text, taken_out) in samples {
+            let whole = redact(self, &[text]);
+            if (whole != text) != taken_out {
+                return Err(format!("self-test: {text:?} became {whole:?}"));
+            }
+            for border in 1..text.len() {
+                let parts = [&text[..border], &text[border..]];
+                if redact(self, &parts) != whole {
+                    return Err(format!("self-test: {parts:?} did not become {whole:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A disclaimer belongs to an answer that the reader got as far as it goes.
@@ -101,28 +91,6 @@ fn closing(config: &Config, why: Finish) -> &str {
         Finish::Stop | Finish::Length => &config.disclaimer,
         Finish::Filtered | Finish::Cancelled | Finish::Error => "",
     }
-}
-
-/// Wherever a chunk ends, the outcome is the same, and only what the rules name is taken out.
-fn self_test(config: &Config) -> Result<(), String> {
-    let samples = [
-        ("Mail jo@example.org. ", config.rules.emails),
-        ("Call +44 20 7946 0000! ", config.rules.phones),
-        ("Take 500 mg, at most 4 a day. ", false),
-    ];
-    for (text, taken_out) in samples {
-        let whole = redact(config, &[text]);
-        if (whole != text) != taken_out {
-            return Err(format!("self-test: {text:?} became {whole:?}"));
-        }
-        for border in 1..text.len() {
-            let parts = [&text[..border], &text[border..]];
-            if redact(config, &parts) != whole {
-                return Err(format!("self-test: {parts:?} did not become {whole:?}"));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn redact(config: &Config, chunks: &[&str]) -> String {

@@ -182,6 +182,6 @@ fn self_test_passes_for_every_config() {
         r#"{"phones": false}"#,
         r#"{"min_digits": 0}"#,
     ] {
-        assert_eq!(self_test(&config(json)), Ok(()), "{json}");
+        assert_eq!(config(json).self_test(), Ok(()), "{json}");
     }
 }

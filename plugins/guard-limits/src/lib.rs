@@ -1,47 +1,17 @@
 //! Looks at the new message: an emergency is answered with a fixed text at once, and what is too
 //! long or repeats itself is refused with the reason.
 
-use std::sync::OnceLock;
-
-use kit::Settings;
+use kit::{Configured, Settings};
 
 wit_bindgen::generate!({ path: "../../wit", world: "guarding", additional_derives: [PartialEq] });
 
 use exports::stent::policy::guard::{Guest as Guard, Verdict};
-use exports::stent::policy::policy::{Descriptor, Guest as Policy};
 use stent::policy::request::{Request, Transcript};
 
-const SCHEMA: &str = include_str!("config.schema.json");
 /// Repetitions of up to this many letters, or words, are noticed.
 const LONGEST_PERIOD: usize = 8;
-static RULES: OnceLock<Rules> = OnceLock::new();
 
-struct Plugin;
-export!(Plugin);
-
-impl Policy for Plugin {
-    fn describe() -> Descriptor {
-        Descriptor {
-            name: env!("CARGO_PKG_NAME").into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            summary:
-                "Answers emergencies with a fixed text and refuses long or repetitive messages"
-                    .into(),
-            config_schema: Some(SCHEMA.into()),
-        }
-    }
-
-    fn configure(config: String) -> Result<(), String> {
-        let rules = Rules::new(&config)?;
-        RULES
-            .set(rules)
-            .map_err(|_| "configure: called twice".into())
-    }
-
-    fn self_test() -> Result<(), String> {
-        self_test(rules()?)
-    }
-}
+kit::policy! { config: Rules, summary: "Answers emergencies with a fixed text and refuses long or repetitive messages" }
 
 impl Guard for Plugin {
     fn check(_: &Request, all: &Transcript) -> Result<Verdict, String> {
@@ -51,14 +21,8 @@ impl Guard for Plugin {
             .map(|m| m.id)
             .ok_or("the transcript is empty")?;
         let text = all.text(newest).ok_or("the newest message has no text")?;
-        Ok(check(rules()?, &text))
+        Ok(check(config()?, &text))
     }
-}
-
-fn rules() -> Result<&'static Rules, String> {
-    RULES
-        .get()
-        .ok_or_else(|| "guard-limits was not configured".into())
 }
 
 struct Rules {
@@ -69,9 +33,11 @@ struct Rules {
     reply: String,
 }
 
-impl Rules {
-    fn new(config: &str) -> Result<Self, String> {
-        let settings = Settings::read(SCHEMA, config)?;
+impl Configured for Rules {
+    const SCHEMA: &'static str = include_str!("config.schema.json");
+
+    fn new(json: &str) -> Result<Self, String> {
+        let settings = Settings::read(Self::SCHEMA, json)?;
         let emergencies: Vec<String> = settings.texts("emergency_phrases").map(spoken).collect();
         if let Some(empty) = emergencies.iter().position(|phrase| phrase == " ") {
             return Err(format!(
@@ -84,6 +50,24 @@ impl Rules {
             emergencies,
             reply: settings.text("emergency_reply").into(),
         })
+    }
+
+    fn self_test(&self) -> Result<(), String> {
+        if let Some(phrase) = self.emergencies.first()
+            && check(self, &phrase.to_uppercase()) != Verdict::Reply(self.reply.clone())
+        {
+            return Err("self-test: an emergency phrase was not answered".into());
+        }
+        let refused = |text: &str| matches!(check(self, text), Verdict::Refuse(_));
+        if !refused(&"-".repeat(self.max_chars + 1)) {
+            return Err("self-test: a message over max_chars was not refused".into());
+        }
+        if !refused(&"ha ".repeat(self.max_repeats + 1)) {
+            return Err(
+                "self-test: a text repeated more than max_repeats times was not refused".into(),
+            );
+        }
+        Ok(())
     }
 }
 
@@ -142,24 +126,6 @@ fn repeats<T: PartialEq>(items: &[T], most: usize) -> bool {
                 same >= period * most
             })
     })
-}
-
-fn self_test(rules: &Rules) -> Result<(), String> {
-    if let Some(phrase) = rules.emergencies.first()
-        && check(rules, &phrase.to_uppercase()) != Verdict::Reply(rules.reply.clone())
-    {
-        return Err("self-test: an emergency phrase was not answered".into());
-    }
-    let refused = |text: &str| matches!(check(rules, text), Verdict::Refuse(_));
-    if !refused(&"-".repeat(rules.max_chars + 1)) {
-        return Err("self-test: a message over max_chars was not refused".into());
-    }
-    if !refused(&"ha ".repeat(rules.max_repeats + 1)) {
-        return Err(
-            "self-test: a text repeated more than max_repeats times was not refused".into(),
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

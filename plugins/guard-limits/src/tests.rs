@@ -149,6 +149,6 @@ fn self_test_passes_for_every_config() {
         r#"{"max_repeats": 2, "emergency_phrases": []}"#,
     ];
     for config in configs {
-        assert_eq!(self_test(&rules(config)), Ok(()), "{config}");
+        assert_eq!(rules(config).self_test(), Ok(()), "{config}");
     }
 }

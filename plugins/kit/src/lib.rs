@@ -1,4 +1,7 @@
-//! Reads a policy's configuration by the policy's own JSON Schema: the schema is the one place
+//! What the bundled policies share: the interface that every component exports, and the reader of
+//! its configuration.
+//!
+//! Configuration is read by the policy's own JSON Schema: the schema is the one place
 //! that holds keys, defaults and ranges, so that they cannot drift apart.
 //!
 //! It knows the part of JSON Schema that policies need: `type`, `properties`, `required`,
@@ -6,6 +9,56 @@
 //! name are errors.
 
 use serde_json::{Map, Value};
+
+/// What `policy!` makes of the operator's table.
+pub trait Configured: Sized {
+    /// JSON Schema of the table.
+    const SCHEMA: &'static str;
+    /// The error is one sentence that names the key.
+    fn new(json: &str) -> Result<Self, String>;
+    /// Tries the configured policy on samples. Called on every activation.
+    fn self_test(&self) -> Result<(), String>;
+}
+
+/// Exports the interface `policy` for the type `config`, and adds what hooks are written with:
+/// `Plugin`, which implements them, and `config()`. It goes below `wit_bindgen::generate!`.
+#[macro_export]
+macro_rules! policy {
+    (config: $config:ty, summary: $summary:literal) => {
+        struct Plugin;
+        export!(Plugin);
+
+        static CONFIG: std::sync::OnceLock<$config> = std::sync::OnceLock::new();
+
+        fn config() -> Result<&'static $config, String> {
+            CONFIG
+                .get()
+                .ok_or_else(|| "configure was not called".into())
+        }
+
+        impl exports::stent::policy::policy::Guest for Plugin {
+            fn describe() -> exports::stent::policy::policy::Descriptor {
+                exports::stent::policy::policy::Descriptor {
+                    name: env!("CARGO_PKG_NAME").into(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    summary: $summary.into(),
+                    config_schema: Some(<$config as $crate::Configured>::SCHEMA.into()),
+                }
+            }
+
+            fn configure(json: String) -> Result<(), String> {
+                let config = <$config as $crate::Configured>::new(&json)?;
+                CONFIG
+                    .set(config)
+                    .map_err(|_| "configure was called twice".into())
+            }
+
+            fn self_test() -> Result<(), String> {
+                $crate::Configured::self_test(config()?)
+            }
+        }
+    };
+}
 
 /// A configuration that fits its schema, defaults filled in. Asking for a key that the schema
 /// does not have, or for another type, gives that type's zero.

@@ -1,8 +1,9 @@
 use super::*;
+use crate::layout::JOIN;
 use Role::{Assistant, System, Tool, User};
 
 fn style(config: &str) -> Style {
-    Style::new(config).expect(config)
+    Style::new(Format::SCHEMA, config).expect(config)
 }
 
 fn messages(roles: &[Role]) -> Vec<Message> {
@@ -119,7 +120,7 @@ fn config_cannot_hold_marks() {
         ),
     ];
     for (config, expected) in configs {
-        let error = Style::new(config).err().expect(config);
+        let error = Style::new(Format::SCHEMA, config).err().expect(config);
         assert!(error.starts_with(expected), "{error}");
     }
 }
@@ -139,7 +140,7 @@ fn every_conversation_keeps_the_promises() {
                 1 + text.split(' ').count() as u32
             }
         },
-        |text| text.matches(['[', 'I', 'S']).count() as u32,
+        |text| 1 + 9 * text.matches('/').count() as u32,
     ];
     for config in ["{}", BARE, shots] {
         let style = style(config);
@@ -205,6 +206,8 @@ fn every_conversation_keeps_the_promises() {
 fn self_test_passes_and_notices() {
     let style = style("{}");
     let cost = Cost::of(&style, |text| text.len() as u32);
-    assert_eq!(self_test(&style, &cost), Ok(()));
-    assert!(self_test(&style, &Cost::default()).is_err());
+    let mut format = Format { style, cost };
+    assert_eq!(format.self_test(), Ok(()));
+    format.cost = Cost::default();
+    assert!(format.self_test().is_err());
 }

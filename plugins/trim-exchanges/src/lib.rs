@@ -2,55 +2,19 @@
 //! as long as that is allowed: the prompt's beginning stays the same then, and what the engine
 //! has already computed for it can be used again.
 
-use std::sync::OnceLock;
-
-use kit::Settings;
+use kit::{Configured, Settings};
 
 wit_bindgen::generate!({ path: "../../wit", world: "trim", additional_derives: [PartialEq] });
 
-use exports::stent::policy::policy::{Descriptor, Guest as Policy};
 use exports::stent::policy::session_trimmer::{Budget, Decision, Guest as SessionTrimmer};
 use stent::policy::request::{Message, Request, Transcript};
 
-const SCHEMA: &str = include_str!("config.schema.json");
-static LIMITS: OnceLock<Limits> = OnceLock::new();
-
-struct Plugin;
-export!(Plugin);
-
-impl Policy for Plugin {
-    fn describe() -> Descriptor {
-        Descriptor {
-            name: env!("CARGO_PKG_NAME").into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            summary: "Keeps the last exchanges within a token budget, cutting as rarely as it may"
-                .into(),
-            config_schema: Some(SCHEMA.into()),
-        }
-    }
-
-    fn configure(config: String) -> Result<(), String> {
-        let limits = Limits::new(&config)?;
-        LIMITS
-            .set(limits)
-            .map_err(|_| "configure: called twice".into())
-    }
-
-    fn self_test() -> Result<(), String> {
-        self_test(limits()?)
-    }
-}
+kit::policy! { config: Limits, summary: "Keeps the last exchanges within a token budget, cutting as rarely as it may" }
 
 impl SessionTrimmer for Plugin {
     fn trim(_: &Request, budget: Budget, all: &Transcript) -> Result<Decision, String> {
-        Ok(trim(limits()?, &budget, &all.messages()))
+        Ok(trim(config()?, &budget, &all.messages()))
     }
-}
-
-fn limits() -> Result<&'static Limits, String> {
-    LIMITS
-        .get()
-        .ok_or_else(|| "trim-exchanges was not configured".into())
 }
 
 struct Limits {
@@ -58,14 +22,62 @@ struct Limits {
     slack: usize,
 }
 
-impl Limits {
-    fn new(config: &str) -> Result<Self, String> {
-        let settings = Settings::read(SCHEMA, config)?;
+impl Configured for Limits {
+    const SCHEMA: &'static str = include_str!("config.schema.json");
+
+    fn new(json: &str) -> Result<Self, String> {
+        let settings = Settings::read(Self::SCHEMA, json)?;
         let number = |key| settings.number(key) as usize;
         Ok(Self {
             exchanges: number("exchanges"),
             slack: number("slack"),
         })
+    }
+
+    /// Tries the configured limits on a session one exchange longer than they allow.
+    fn self_test(&self) -> Result<(), String> {
+        let most = self.exchanges + self.slack;
+        let messages: Vec<Message> = (0..2 * (most as u64 + 1) + 1)
+            .map(|id| Message {
+                id,
+                role: if id % 2 == 0 {
+                    types::Role::User
+                } else {
+                    types::Role::Assistant
+                },
+                tokens: 10,
+                pinned: false,
+                exchange: id as u32 / 2,
+            })
+            .collect();
+        let roomy = Budget {
+            max_tokens: u32::MAX,
+            low_water: u32::MAX,
+            per_message: 5,
+            previous_first: None,
+        };
+        let tight = Budget {
+            max_tokens: 20,
+            low_water: 10,
+            ..roomy
+        };
+        let newest = messages.last().map_or(0, |m| m.id);
+        let cases = [
+            (&roomy, &messages[2..], Decision::KeepAll),
+            (
+                &roomy,
+                &messages[..],
+                Decision::KeepFrom(newest - 2 * self.exchanges as u64),
+            ),
+            (&tight, &messages[..], Decision::KeepFrom(newest)),
+        ];
+        for (budget, messages, expected) in cases {
+            let found = trim(self, budget, messages);
+            if found != expected {
+                return Err(format!("self-test: found {found:?}, expected {expected:?}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -120,52 +132,6 @@ fn trim(limits: &Limits, budget: &Budget, messages: &[Message]) -> Decision {
         Some(exchange) => Decision::KeepFrom(exchange.first),
         None => Decision::Keep(messages.iter().filter(|m| m.pinned).map(|m| m.id).collect()),
     }
-}
-
-/// Tries the configured limits on a session one exchange longer than they allow.
-fn self_test(limits: &Limits) -> Result<(), String> {
-    let most = limits.exchanges + limits.slack;
-    let messages: Vec<Message> = (0..2 * (most as u64 + 1) + 1)
-        .map(|id| Message {
-            id,
-            role: if id % 2 == 0 {
-                types::Role::User
-            } else {
-                types::Role::Assistant
-            },
-            tokens: 10,
-            pinned: false,
-            exchange: id as u32 / 2,
-        })
-        .collect();
-    let roomy = Budget {
-        max_tokens: u32::MAX,
-        low_water: u32::MAX,
-        per_message: 5,
-        previous_first: None,
-    };
-    let tight = Budget {
-        max_tokens: 20,
-        low_water: 10,
-        ..roomy
-    };
-    let newest = messages.last().map_or(0, |m| m.id);
-    let cases = [
-        (&roomy, &messages[2..], Decision::KeepAll),
-        (
-            &roomy,
-            &messages[..],
-            Decision::KeepFrom(newest - 2 * limits.exchanges as u64),
-        ),
-        (&tight, &messages[..], Decision::KeepFrom(newest)),
-    ];
-    for (budget, messages, expected) in cases {
-        let found = trim(limits, budget, messages);
-        if found != expected {
-            return Err(format!("self-test: found {found:?}, expected {expected:?}"));
-        }
-    }
-    Ok(())
 }
 
 use stent::policy::types;

@@ -263,7 +263,7 @@ fn self_test_passes_for_every_config() {
         r#"{"exchanges": 1000, "slack": 1000}"#,
     ] {
         assert_eq!(
-            self_test(&Limits::new(config).expect(config)),
+            Limits::new(config).expect(config).self_test(),
             Ok(()),
             "{config}"
         );

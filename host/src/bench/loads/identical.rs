@@ -3,7 +3,8 @@
 use futures::future::try_join_all;
 
 use super::{Findings, Load, Round};
-use crate::bench::client::{Answer, AskError, Question};
+use crate::bench::answer::Answer;
+use crate::bench::client::{AskError, Question};
 use crate::bench::figures::Figure;
 
 const AT_ONCE: usize = 8;

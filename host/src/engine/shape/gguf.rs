@@ -123,17 +123,20 @@ fn put(out: &mut Vec<u8>, value: &Value) {
             text(out, value);
         }
         Value::I32s(numbers) => {
-            (kind(9), kind(5));
+            kind(9);
+            kind(5);
             count(out, numbers.len());
             out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         }
         Value::F32s(numbers) => {
-            (kind(9), kind(6));
+            kind(9);
+            kind(6);
             count(out, numbers.len());
             out.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         }
         Value::Texts(texts) => {
-            (kind(9), kind(8));
+            kind(9);
+            kind(8);
             count(out, texts.len());
             texts.iter().for_each(|value| text(out, value));
         }

@@ -161,7 +161,7 @@ mod tests {
             ("d", -9.0),
         ];
         let mut pieces = letters.to_vec();
-        pieces.extend([("bc", -1.0), ("▁a", -2.0), ("▁ab", -3.0), ("▁abc", -4.0)]);
+        pieces.extend([("bc", -1.0), ("▁a", -2.0), ("▁ab", -3.0)]);
         pieces.push(("▁abcd", -5.0));
         let vocab = vocab(&pieces);
         assert_eq!(vocab.encode_word("▁ab"), [7]);

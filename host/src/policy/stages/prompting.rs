@@ -205,12 +205,13 @@ fn encode(
         return Err(RunError::BadResult(format!("message {missing} must be in the prompt")));
     }
     let stable_pieces = (plan.stable_pieces as usize).min(pieces.len());
-    let (tokens, stable) = join(tokenizer, &pieces, stable_pieces, &layout.reserved);
+    let Joined { tokens, stable, head } =
+        join(tokenizer, &pieces, stable_pieces, &layout.reserved);
     if tokens.len() > room as usize {
         let came = tokens.len();
         return Err(RunError::BadResult(format!("the prompt has {came} tokens, {room} fit")));
     }
-    Ok(Prompt { tokens, stable, stop: plan.stop.clone() })
+    Ok(Prompt { tokens, stable, head, stop: plan.stop.clone() })
 }
 
 /// Encodes piece by piece. A text that holds a reserved string is neutralised here if nobody did
@@ -221,14 +222,18 @@ fn join(
     pieces: &[Piece<'_>],
     stable_pieces: usize,
     reserved: &[String],
-) -> (Vec<Token>, usize) {
+) -> Joined {
     let (mut tokens, mut stable) = (Vec::new(), 0);
+    let mut head = None;
     let longest = reserved.iter().map(String::len).max().unwrap_or(0);
     let mut tail = String::new();
     let mut was_control = true;
     for (at, piece) in pieces.iter().enumerate() {
         if at == stable_pieces {
             stable = tokens.len();
+        }
+        if matches!(piece, Piece::Message(_)) {
+            head.get_or_insert(tokens.len());
         }
         let (text, control) = match piece {
             Piece::Control(text) => (*text, true),
@@ -261,7 +266,14 @@ fn join(
     if stable_pieces == pieces.len() {
         stable = tokens.len();
     }
-    (tokens, stable)
+    Joined { head: head.unwrap_or(tokens.len()), tokens, stable }
+}
+
+/// A prompt's tokens, and where its first message and its changing part begin.
+struct Joined {
+    tokens: Vec<Token>,
+    stable: usize,
+    head: usize,
 }
 
 fn native_prompt(pinned: &Pinned, kept: &[Message]) -> Result<Prompt, Denied> {
@@ -276,11 +288,12 @@ fn native_prompt(pinned: &Pinned, kept: &[Message]) -> Result<Prompt, Denied> {
     // All but the newest message and what closes it comes again in the next turn.
     let stable_pieces = pieces.len().saturating_sub(1);
     let reserved = &shared.native_layout.reserved;
-    let (tokens, stable) = join(&*shared.tokenizer, &pieces, stable_pieces, reserved);
+    let Joined { tokens, stable, head } =
+        join(&*shared.tokenizer, &pieces, stable_pieces, reserved);
     let available = pinned.facts.context.saturating_sub(pinned.facts.reserved_output);
     if tokens.len() > available as usize {
         let needed = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         return Err(Denied::TooLong { needed, available });
     }
-    Ok(Prompt { tokens, stable, stop: Vec::new() })
+    Ok(Prompt { tokens, stable, head, stop: Vec::new() })
 }

@@ -1,0 +1,211 @@
+//! The real binary, serving on ports of its own.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A running `stent serve`; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub base: String,
+    pub admin: String,
+    /// Policies, data and log.
+    pub folder: tempfile::TempDir,
+    pub client: reqwest::Client,
+}
+
+/// Long enough for a machine that builds something else at the same time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Server {
+    /// Starts with these `--set` values on top of small defaults and waits until it is ready.
+    pub async fn start(sets: &[&str]) -> Self {
+        let server = Self::launch(sets);
+        server.until("the server is ready", async |s| {
+            s.client.get(format!("{}/ready", s.base)).send().await.is_ok_and(|r| r.status() == 200)
+        })
+        .await;
+        server
+    }
+
+    fn launch(sets: &[&str]) -> Self {
+        stent::tls::install();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("policies")).unwrap();
+        let (public, admin) = (free_port(), free_port());
+        let mut command = command();
+        command
+            .arg("serve")
+            .args(["--listen", &format!("127.0.0.1:{public}")])
+            .args(["--admin", &format!("127.0.0.1:{admin}")])
+            .arg("--policies")
+            .arg(folder.path().join("policies"))
+            .arg("--data")
+            .arg(folder.path().join("data"))
+            .arg("--model")
+            .arg(demo_model())
+            .args(["--set", "engine.n_ctx=2048", "--set", "engine.mlock=false"])
+            .args(["--set", "policies.rescan=200ms"]);
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let child = command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            base: format!("http://127.0.0.1:{public}"),
+            admin: format!("http://127.0.0.1:{admin}"),
+            folder,
+            client: reqwest::Client::new(),
+        }
+    }
+
+    /// Waits until it holds, and says what it waited for when it does not.
+    pub async fn until(&self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
+        let start = Instant::now();
+        while !holds(self).await {
+            assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn policies(&self) -> PathBuf {
+        self.folder.path().join("policies")
+    }
+
+    pub async fn post(&self, route: &str, body: Value) -> reqwest::Response {
+        self.client.post(format!("{}{route}", self.base)).json(&body).send().await.unwrap()
+    }
+
+    /// `POST /chat`, which must succeed.
+    pub async fn chat(&self, message: &str, session: &str) -> Value {
+        let body = serde_json::json!({ "message": message, "session_id": session });
+        let response = self.post("/chat", body).await;
+        assert_eq!(response.status(), 200, "{}", self.log());
+        response.json().await.unwrap()
+    }
+
+    pub async fn admin(&self, route: &str) -> Value {
+        let url = format!("{}{route}", self.admin);
+        self.client.get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    pub async fn idle_slots(&self) -> usize {
+        let status = self.admin("/admin/slots").await;
+        let slots = status["slots"].as_array().unwrap();
+        slots.iter().filter(|slot| slot["state"] == "idle").count()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// The exit status, once it has ended.
+    pub async fn ended(&mut self) -> i32 {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(start.elapsed() < PATIENCE, "it did not end\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary under test, without this process's own STENT_ variables.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stent"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("STENT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub fn demo_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo/stent-demo.gguf")
+}
+
+/// A bundled policy as a core module.
+pub fn bundled(name: &str) -> Vec<u8> {
+    let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist");
+    std::fs::read(dist.join(name).with_extension("wasm")).unwrap()
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The `data:` payloads of a stream, as they come.
+pub struct Frames {
+    response: reqwest::Response,
+    buffer: String,
+}
+
+impl Frames {
+    pub fn of(response: reqwest::Response) -> Self {
+        Self { response, buffer: String::new() }
+    }
+
+    /// The next payload; `None` after the last byte.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some((event, rest)) = self.buffer.split_once("\n\n") {
+                let data = event.strip_prefix("data: ").map(str::to_owned);
+                self.buffer = rest.to_owned();
+                match data {
+                    Some(data) => return Some(data),
+                    None => continue,
+                }
+            }
+            let chunk = self.response.chunk().await.unwrap()?;
+            self.buffer.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    /// All remaining payloads as JSON; the stream must end with `[DONE]`.
+    pub async fn rest(mut self) -> Vec<Value> {
+        let mut frames = Vec::new();
+        while let Some(data) = self.next().await {
+            if data == "[DONE]" {
+                assert_eq!(self.next().await, None, "nothing comes after [DONE]");
+                return frames;
+            }
+            frames.push(serde_json::from_str(&data).unwrap());
+        }
+        panic!("the stream ended without [DONE]: {frames:?}");
+    }
+}
+
+/// The answer's text and its summary.
+pub fn told(frames: &[Value]) -> (String, Value) {
+    let text = frames
+        .iter()
+        .filter(|frame| frame["type"] == "text-delta")
+        .map(|frame| frame["delta"].as_str().unwrap())
+        .collect();
+    let summary = frames.iter().find(|frame| frame["id"] == "summary");
+    (text, summary.map(|frame| frame["data"].clone()).unwrap_or_default())
+}
