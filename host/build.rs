@@ -81,7 +81,9 @@ fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Version, commit, and the versions of the two engines inside.
 fn version() -> String {
-    let git = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let git = std::process::Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output();
     let commit = git
         .ok()
         .filter(|output| output.status.success())
@@ -101,5 +103,7 @@ fn version() -> String {
 /// A package's version in Cargo.lock.
 fn locked<'a>(lock: &'a str, name: &str) -> &'a str {
     let entry = format!("name = \"{name}\"\nversion = \"");
-    lock.split_once(&entry).and_then(|(_, rest)| rest.split('"').next()).unwrap_or("unknown")
+    lock.split_once(&entry)
+        .and_then(|(_, rest)| rest.split('"').next())
+        .unwrap_or("unknown")
 }

@@ -4,5 +4,5 @@ mod faults;
 mod folder;
 mod prompts;
 mod revisions;
-mod support;
 mod speed;
+mod support;

@@ -16,7 +16,10 @@ pub struct Admission {
 impl Admission {
     pub fn new(slots: usize, queue: usize) -> Self {
         let limit = slots + queue;
-        Self { permits: Arc::new(Semaphore::new(limit)), limit }
+        Self {
+            permits: Arc::new(Semaphore::new(limit)),
+            limit,
+        }
     }
 
     /// # Errors
@@ -25,7 +28,10 @@ impl Admission {
         use tokio::sync::TryAcquireError::{Closed, NoPermits};
         match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => Ok(SlotPermit::new(permit)),
-            Err(NoPermits) => Err(Error::Overloaded { waiting: self.taken(), limit: self.limit }),
+            Err(NoPermits) => Err(Error::Overloaded {
+                waiting: self.taken(),
+                limit: self.limit,
+            }),
             Err(Closed) => Err(Error::Unavailable("the server is shutting down".into())),
         }
     }
@@ -50,7 +56,13 @@ mod tests {
         let admission = Admission::new(1, 1);
         let first = admission.enter().unwrap();
         let _second = admission.enter().unwrap();
-        assert!(matches!(admission.enter(), Err(Error::Overloaded { waiting: 2, limit: 2 })));
+        assert!(matches!(
+            admission.enter(),
+            Err(Error::Overloaded {
+                waiting: 2,
+                limit: 2
+            })
+        ));
         drop(first);
         assert!(admission.enter().is_ok());
     }

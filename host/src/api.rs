@@ -123,7 +123,10 @@ async fn wrong_method(request: Request) -> Error {
         path if path.starts_with("/sessions/") => "GET, DELETE",
         _ => "GET",
     };
-    Error::Method { method: request.method().to_string(), allowed }
+    Error::Method {
+        method: request.method().to_string(),
+        allowed,
+    }
 }
 
 /// Alive: answers whatever the engine does.
@@ -144,7 +147,11 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     let problem = if app.draining.load(Ordering::Relaxed) {
         Some("the server is shutting down".to_owned())
     } else if !status.ready {
-        Some(status.reason.unwrap_or_else(|| "the engine is not ready".into()))
+        Some(
+            status
+                .reason
+                .unwrap_or_else(|| "the engine is not ready".into()),
+        )
     } else {
         app.gateway.policies.ready().err()
     };
@@ -162,14 +169,14 @@ fn session_key(id: &str) -> Result<SessionKey, Error> {
     let session = SessionId::parse(id).map_err(|problem| {
         Error::invalid("session_id", problem.trim_start_matches("session_id: "))
     })?;
-    Ok(SessionKey { tenant: TenantId::default(), session })
+    Ok(SessionKey {
+        tenant: TenantId::default(),
+        session,
+    })
 }
 
 /// A session's history as it is remembered.
-async fn history(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-) -> Result<Response, Error> {
+async fn history(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Error> {
     let session = app.gateway.sessions.load(&session_key(&id)?).await;
     if session.messages.is_empty() {
         return Err(Error::NotFound("session"));

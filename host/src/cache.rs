@@ -30,7 +30,10 @@ pub enum Store {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { store: Store::Memory, max_bytes: 64 << 20 }
+        Self {
+            store: Store::Memory,
+            max_bytes: 64 << 20,
+        }
     }
 }
 
@@ -74,7 +77,9 @@ impl Identity<'_> {
         let mut hash = Fields(Sha256::new());
         match self.audience {
             Audience::Session(tenant, session) => {
-                hash.text("session").text(tenant.as_str()).text(session.as_str());
+                hash.text("session")
+                    .text(tenant.as_str())
+                    .text(session.as_str());
             }
             Audience::Tenant(tenant) => {
                 hash.text("tenant").text(tenant.as_str());
@@ -98,7 +103,8 @@ impl Identity<'_> {
         hash.bytes(&s.top_k.to_le_bytes());
         hash.bytes(&s.logit_bias.len().to_le_bytes());
         for (token, bias) in &s.logit_bias {
-            hash.bytes(&token.to_le_bytes()).bytes(&bias.to_bits().to_le_bytes());
+            hash.bytes(&token.to_le_bytes())
+                .bytes(&bias.to_bits().to_le_bytes());
         }
         hash.text(s.grammar.as_deref().unwrap_or_default());
         match self.seeded {
@@ -197,7 +203,14 @@ impl Cache {
 
     pub fn store(&self, key: Key, answer: Cached, ttl: Duration) {
         if let Some(held) = &self.0 {
-            held.insert(key, Entry { answer, stored: Instant::now(), ttl });
+            held.insert(
+                key,
+                Entry {
+                    answer,
+                    stored: Instant::now(),
+                    ttl,
+                },
+            );
         }
     }
 

@@ -52,7 +52,9 @@ pub struct Answer {
 pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
     ask.params.check()?;
     // One generation of policies until the last byte: a swap in between changes nothing here.
-    let policies = gateway.policies.snapshot(turn::facts(gateway, &ask), ask.span.clone());
+    let policies = gateway
+        .policies
+        .snapshot(turn::facts(gateway, &ask), ask.span.clone());
     spans::generation(&ask.span, policies.generation());
 
     // What means something to the prompt's layout is known before any text is tokenised.

@@ -43,7 +43,10 @@ impl Default for Data {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("configuration file {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("configuration file {path}: {message}")]
     File { path: PathBuf, message: String },
     #[error("{origin}: {message}")]
@@ -78,11 +81,15 @@ impl Config {
             )));
         }
         if server.backlog == 0 {
-            return Err(ConfigError::Value("server.backlog: 0, expected at least 1".into()));
+            return Err(ConfigError::Value(
+                "server.backlog: 0, expected at least 1".into(),
+            ));
         }
         self.engine.validate().map_err(ConfigError::Value)?;
         self.policies.check().map_err(ConfigError::Value)?;
-        self.telemetry.validate().map_err(|error| ConfigError::Value(error.to_string()))
+        self.telemetry
+            .validate()
+            .map_err(|error| ConfigError::Value(error.to_string()))
     }
 
     /// The effective configuration as a TOML file.

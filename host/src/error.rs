@@ -23,12 +23,17 @@ pub enum Error {
     #[error("no such {0}")]
     NotFound(&'static str),
     #[error("method {method} is not allowed here; allowed: {allowed}")]
-    Method { method: String, allowed: &'static str },
+    Method {
+        method: String,
+        allowed: &'static str,
+    },
     #[error("the body is larger than the {limit} bytes that server.max_body allows")]
     TooLarge { limit: usize },
     #[error("content-type is {found:?}, expected application/json")]
     MediaType { found: String },
-    #[error("{waiting} requests are running or waiting already, the limit is {limit} (engine.slots + engine.queue)")]
+    #[error(
+        "{waiting} requests are running or waiting already, the limit is {limit} (engine.slots + engine.queue)"
+    )]
     Overloaded { waiting: usize, limit: usize },
     /// Draining, still loading, or an engine that stopped.
     #[error("{0}")]
@@ -65,7 +70,10 @@ pub struct WireError {
 
 impl Error {
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid { field: field.into(), problem: problem.into() }
+        Self::Invalid {
+            field: field.into(),
+            problem: problem.into(),
+        }
     }
 
     /// Status, OpenAI's `type`, and a stable `code`.
@@ -76,16 +84,18 @@ impl Error {
             Self::Invalid { .. } => (StatusCode::BAD_REQUEST, CLIENT, "invalid_value"),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, CLIENT, "malformed_body"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, CLIENT, "not_found"),
-            Self::Method { .. } => {
-                (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed")
-            }
+            Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, CLIENT, "body_too_large"),
-            Self::MediaType { .. } => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, CLIENT, "unsupported_media_type")
-            }
-            Self::Overloaded { .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "overloaded")
-            }
+            Self::MediaType { .. } => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                CLIENT,
+                "unsupported_media_type",
+            ),
+            Self::Overloaded { .. } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_error",
+                "overloaded",
+            ),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "unavailable"),
             Self::Refused { .. } => (StatusCode::UNPROCESSABLE_ENTITY, CLIENT, "refused"),
             Self::PolicyFault { .. } => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "policy_fault"),
@@ -112,7 +122,14 @@ impl Error {
             Self::Invalid { field, .. } => Some(field.clone()),
             _ => None,
         };
-        Wire { error: WireError { message: self.to_string(), r#type, code, param } }
+        Wire {
+            error: WireError {
+                message: self.to_string(),
+                r#type,
+                code,
+                param,
+            },
+        }
     }
 
     /// Seconds after which trying again makes sense.
@@ -141,10 +158,14 @@ impl IntoResponse for Error {
         let (status, ..) = self.class();
         let mut response = (status, Json(self.wire())).into_response();
         if let Some(seconds) = self.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Self::Method { allowed, .. } = self {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            response
+                .headers_mut()
+                .insert(header::ALLOW, HeaderValue::from_static(allowed));
         }
         response
     }

@@ -56,8 +56,14 @@ impl Default for Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     #[error("{key} = {address}: cannot listen there: {source}{}", hint(source))]
-    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
-    #[error("server.cors_origins: {0:?} is no origin, expected one such as \"http://localhost:3000\"")]
+    Listen {
+        key: &'static str,
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error(
+        "server.cors_origins: {0:?} is no origin, expected one such as \"http://localhost:3000\""
+    )]
     Origin(String),
 }
 
@@ -80,14 +86,21 @@ pub fn listen(
     backlog: u32,
 ) -> Result<TcpListener, HttpError> {
     let open = || {
-        let socket =
-            if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
         // A restart need not wait for the old connections' TIME_WAIT.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(backlog)
     };
-    open().map_err(|source| HttpError::Listen { key, address, source })
+    open().map_err(|source| HttpError::Listen {
+        key,
+        address,
+        source,
+    })
 }
 
 /// Lets pages of the configured origins call the public routes.
@@ -106,7 +119,11 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
             value.ok_or_else(|| HttpError::Origin(origin.clone()))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let exposed = ["x-vercel-ai-ui-message-stream", "traceresponse", "retry-after"];
+    let exposed = [
+        "x-vercel-ai-ui-message-stream",
+        "traceresponse",
+        "retry-after",
+    ];
     Ok(router.layer(
         CorsLayer::new()
             .allow_origin(origins)
@@ -155,7 +172,9 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     // hyper starts this clock when it begins to wait for a request: it is the keep-alive time.
-    builder.timer(TokioTimer::new()).header_read_timeout(keep_alive);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(keep_alive);
     let service = TowerToHyperService::new(router);
     let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);

@@ -122,8 +122,10 @@ fn gateway(
 
 /// SIGTERM from a service manager, SIGINT from a terminal.
 async fn stopped() -> std::io::Result<()> {
-    let (mut term, mut int) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
@@ -135,11 +137,17 @@ async fn stopped() -> std::io::Result<()> {
 fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard) {
     let (counts, weak) = (tracing.counts(), Arc::downgrade(gateway));
     gateway.metrics.on_scrape(move |readings| {
-        let Some(gateway) = weak.upgrade() else { return };
+        let Some(gateway) = weak.upgrade() else {
+            return;
+        };
         let status = gateway.engine.status();
         readings.queue_depth = Some(status.queued);
         for state in ["idle", "prefill", "decode"] {
-            let slots = status.slots.iter().filter(|slot| slot.state == state).count();
+            let slots = status
+                .slots
+                .iter()
+                .filter(|slot| slot.state == state)
+                .count();
             readings.slots.push((state, slots));
         }
         readings.kv_cells_used = Some(status.kv_cells_used);
@@ -159,7 +167,8 @@ struct Watching(Arc<Metrics>);
 impl Observer for Watching {
     fn called(&self, call: &CallFacts<'_>) {
         let fault = (call.outcome != "ok").then_some(call.outcome);
-        self.0.policy_call(call.hook.as_str(), call.policy, call.elapsed, fault);
+        self.0
+            .policy_call(call.hook.as_str(), call.policy, call.elapsed, fault);
     }
 
     fn reloaded(&self, reload: &ReloadFacts<'_>) {

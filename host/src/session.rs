@@ -114,7 +114,10 @@ impl Sessions {
 
     /// The session's history; empty where nothing was said yet.
     pub async fn load(&self, key: &SessionKey) -> Session {
-        self.held.get(key).map(|session| locked(&session, |s| s.clone())).unwrap_or_default()
+        self.held
+            .get(key)
+            .map(|session| locked(&session, |s| s.clone()))
+            .unwrap_or_default()
     }
 
     /// Adds a finished exchange.
@@ -138,7 +141,9 @@ impl Sessions {
 
 /// A poisoned lock is taken all the same: an append is all or nothing, so the data is whole.
 fn locked<T>(session: &Shared, f: impl FnOnce(&mut Session) -> T) -> T {
-    f(&mut session.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    f(&mut session
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 #[cfg(test)]
@@ -179,7 +184,11 @@ mod tests {
         sessions.append(&key, exchange("one")).await;
         sessions.append(&key, exchange("two")).await;
         let session = sessions.load(&key).await;
-        let ids: Vec<_> = session.messages.iter().map(|m| (m.id, m.exchange)).collect();
+        let ids: Vec<_> = session
+            .messages
+            .iter()
+            .map(|m| (m.id, m.exchange))
+            .collect();
         assert_eq!(ids, [(0, 0), (1, 0), (2, 1), (3, 1)]);
         assert_eq!(session.next(), (4, 2));
     }
@@ -197,7 +206,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_exchange_goes_when_there_are_too_many() {
-        let sessions = Sessions::new(&Settings { max_exchanges: 2, ..Settings::default() });
+        let sessions = Sessions::new(&Settings {
+            max_exchanges: 2,
+            ..Settings::default()
+        });
         let key = key("t", "s");
         for text in ["one", "two", "three"] {
             sessions.append(&key, exchange(text)).await;

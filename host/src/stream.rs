@@ -29,9 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One piece of an answer, in the order: `Queued*`, `Trimmed?`, `Text*`, then `Done` or `Failed`.
 #[derive(Clone, Debug)]
 pub enum Part {
-    Queued { position: usize },
+    Queued {
+        position: usize,
+    },
     /// So many messages of the history were left out.
-    Trimmed { dropped: usize },
+    Trimmed {
+        dropped: usize,
+    },
     /// Whole characters.
     Text(String),
     Done(Summary),
@@ -94,9 +98,10 @@ impl Parts {
         match tokio::time::timeout(PATIENCE, self.0.send(part)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Undelivered::Gone),
-            Err(_) => {
-                Err(Undelivered::Slow(Error::SlowReader { buffered: BUFFERED, waited: PATIENCE }))
-            }
+            Err(_) => Err(Undelivered::Slow(Error::SlowReader {
+                buffered: BUFFERED,
+                waited: PATIENCE,
+            })),
         }
     }
 
@@ -148,7 +153,10 @@ where
     let mut response = sse.into_response();
     let headers = response.headers_mut();
     // Proxies must neither buffer nor recompress a stream.
-    headers.insert("cache-control", HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(
+        "cache-control",
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
@@ -173,7 +181,9 @@ pub async fn collect(mut reader: Reader) -> Result<Whole, Error> {
             Part::Queued { .. } | Part::Trimmed { .. } => {}
         }
     }
-    Err(Error::Internal("the answer ended without its last part".into()))
+    Err(Error::Internal(
+        "the answer ended without its last part".into(),
+    ))
 }
 
 /// Milliseconds with one decimal, as they are shown.

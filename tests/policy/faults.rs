@@ -12,17 +12,31 @@ async fn fault(body: &str) -> RunError {
     bench.put("bad.wasm", &Guest::trimmer("bad", body).core());
     bench.settings.trim.fail = Fail::Closed;
     let policies = bench.start();
-    assert_eq!(serving(&policies, Hook::Trim).name, "bad", "{:?}", policies.list());
+    assert_eq!(
+        serving(&policies, Hook::Trim).name,
+        "bad",
+        "{:?}",
+        policies.list()
+    );
     let messages = talk(&["one", "two", "three"]);
     let refused = snapshot(&policies).trim(&messages, None).await;
-    let Err(Denied::Refused { hook: Hook::Trim, error, .. }) = refused else {
+    let Err(Denied::Refused {
+        hook: Hook::Trim,
+        error,
+        ..
+    }) = refused
+    else {
         panic!("expected a refusal, got {refused:?}");
     };
     bench.settings.trim.fail = Fail::Open;
     drop(policies);
     let policies = bench.start();
     let trimmed = snapshot(&policies).trim(&messages, None).await.unwrap();
-    assert_eq!(trimmed.kept, [0, 1, 2], "native code decides when a guest fails open");
+    assert_eq!(
+        trimmed.kept,
+        [0, 1, 2],
+        "native code decides when a guest fails open"
+    );
     error
 }
 
@@ -47,7 +61,16 @@ async fn a_loop_ends_at_its_deadline_and_blocks_nobody() {
 #[tokio::test]
 async fn a_huge_allocation_is_a_memory_fault() {
     let error = fault("(drop (memory.grow (i32.const 20000))) (i32.const 1024)").await;
-    assert!(matches!(error, RunError::Memory { limit: 67_108_864, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            RunError::Memory {
+                limit: 67_108_864,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -69,7 +92,10 @@ async fn a_trap_is_a_trap() {
 async fn an_unknown_id_is_refused() {
     let body = "(i32.store8 (i32.const 1032) (i32.const 1)) \
                 (i64.store (i32.const 1040) (i64.const 99)) (i32.const 1024)";
-    assert_eq!(fault(body).await, RunError::BadResult("there is no message with id 99".into()));
+    assert_eq!(
+        fault(body).await,
+        RunError::BadResult("there is no message with id 99".into())
+    );
 }
 
 #[tokio::test]
@@ -78,7 +104,10 @@ async fn ids_that_do_not_rise_are_refused() {
                 (i32.store (i32.const 1040) (i32.const 2048)) (i32.store (i32.const 1044) (i32.const 2)) \
                 (i64.store (i32.const 2048) (i64.const 2)) (i64.store (i32.const 2056) (i64.const 1)) \
                 (i32.const 1024)";
-    assert_eq!(fault(body).await, RunError::BadResult("the kept ids do not rise".into()));
+    assert_eq!(
+        fault(body).await,
+        RunError::BadResult("the kept ids do not rise".into())
+    );
 }
 
 #[tokio::test]
@@ -87,7 +116,10 @@ async fn the_newest_message_must_stay() {
                 (i32.store (i32.const 1040) (i32.const 2048)) (i32.store (i32.const 1044) (i32.const 1)) \
                 (i32.const 1024)";
     let error = fault(body).await;
-    assert_eq!(error, RunError::BadResult("the newest message (id 2) is not kept".into()));
+    assert_eq!(
+        error,
+        RunError::BadResult("the newest message (id 2) is not kept".into())
+    );
 }
 
 #[tokio::test]
@@ -104,7 +136,10 @@ async fn an_error_of_its_own_is_a_fault_with_its_words() {
     // result<decision, string> with the error's pointer and length at 8 and 12.
     let body = "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store (i32.const 1032) (i32.const 600)) \
                 (i32.store (i32.const 1036) (i32.const 14)) (i32.const 1024)";
-    assert_eq!(fault(body).await, RunError::Refused("it will not do".into()));
+    assert_eq!(
+        fault(body).await,
+        RunError::Refused("it will not do".into())
+    );
 }
 
 #[tokio::test]
@@ -116,7 +151,10 @@ async fn a_flood_of_log_lines_changes_nothing_else() {
     bench.put("noisy.wasm", &Guest::trimmer("noisy", body).core());
     bench.settings.trim.fail = Fail::Closed;
     let policies = bench.start();
-    let trimmed = snapshot(&policies).trim(&talk(&["a", "b", "c"]), None).await.unwrap();
+    let trimmed = snapshot(&policies)
+        .trim(&talk(&["a", "b", "c"]), None)
+        .await
+        .unwrap();
     assert_eq!(trimmed.kept, [0, 1, 2]);
 }
 
@@ -132,11 +170,16 @@ async fn a_policy_that_faults_too_often_is_rolled_back() {
     for _ in 0..3 {
         snapshot(&policies).trim(&talk(&["a"]), None).await.unwrap();
     }
-    eventually("rolled back", || (serving(&policies, Hook::Trim).name == "good").then_some(()));
+    eventually("rolled back", || {
+        (serving(&policies, Hook::Trim).name == "good").then_some(())
+    });
     let (stage, reason) = eventually("listed", || rejected(&policies, "t.wasm"));
     assert_eq!(stage, "verify");
     assert!(reason.contains("3 faults within 60s"), "{reason}");
     assert!(policies.alarms()[0].contains("the trim policy bad was rolled back"));
     let last = policies.audit(1).unwrap().pop().unwrap();
-    assert_eq!((last.by.as_str(), last.what.as_str()), ("breaker", "rolled-back"));
+    assert_eq!(
+        (last.by.as_str(), last.what.as_str()),
+        ("breaker", "rolled-back")
+    );
 }

@@ -15,7 +15,9 @@ async fn a_dropped_file_serves_new_requests_and_running_ones_keep_theirs() {
     let before = snapshot(&policies);
     let dropped = Instant::now();
     bench.put("mine.wasm", &keeper("mine"));
-    eventually("live", || (serving(&policies, Hook::Trim).name == "mine").then_some(()));
+    eventually("live", || {
+        (serving(&policies, Hook::Trim).name == "mine").then_some(())
+    });
     println!("dropped file live after {:?}", dropped.elapsed());
     let after = snapshot(&policies);
     assert!(after.generation() > before.generation());
@@ -25,9 +27,13 @@ async fn a_dropped_file_serves_new_requests_and_running_ones_keep_theirs() {
     assert!(before.trim(&messages, None).await.unwrap().dropped > 0);
     assert_eq!(after.trim(&messages, None).await.unwrap().dropped, 0);
     // The reconciler itself lets go of the old one a moment after the swap.
-    eventually("two generations", || (policies.live_generations() == 2).then_some(()));
+    eventually("two generations", || {
+        (policies.live_generations() == 2).then_some(())
+    });
     drop(before);
-    eventually("one generation", || (policies.live_generations() == 1).then_some(()));
+    eventually("one generation", || {
+        (policies.live_generations() == 1).then_some(())
+    });
 }
 
 #[tokio::test]
@@ -48,7 +54,9 @@ async fn a_file_that_is_still_being_written_is_waited_for() {
     assert_eq!(serving(&policies, Hook::Trim).state, State::Builtin);
     file.write_all(rest).unwrap();
     drop(file);
-    eventually("live", || (serving(&policies, Hook::Trim).state == State::Live).then_some(()));
+    eventually("live", || {
+        (serving(&policies, Hook::Trim).state == State::Live).then_some(())
+    });
 }
 
 #[tokio::test]
@@ -58,7 +66,10 @@ async fn dotfiles_and_temporary_files_are_ignored() {
     std::fs::write(bench.path(".hidden.wasm"), b"x").unwrap();
     std::fs::write(bench.path("half.wasm.tmp"), b"x").unwrap();
     let listed = policies.reload().await.unwrap();
-    assert!(listed.0.iter().all(|l| l.state == State::Builtin), "{listed:?}");
+    assert!(
+        listed.0.iter().all(|l| l.state == State::Builtin),
+        "{listed:?}"
+    );
 }
 
 #[tokio::test]
@@ -68,31 +79,78 @@ async fn broken_files_change_nothing_and_say_why() {
     let policies = bench.start();
     let generation = policies.generation();
     let wit = include_str!("../../wit/policy.wit");
-    let newer = Guest { wit: Some(wit.replace("policy@0.1.0", "policy@0.9.0")), ..Guest::trimmer("t", "(i32.const 1024)") };
+    let newer = Guest {
+        wit: Some(wit.replace("policy@0.1.0", "policy@0.9.0")),
+        ..Guest::trimmer("t", "(i32.const 1024)")
+    };
     let clock = r#"(import "env" "clock" (func $clock (result i64)))"#;
     let cases: [(&str, Vec<u8>, &str, &str); 7] = [
-        ("text.wasm", b"hello, this is no wasm".to_vec(), "contract", "is not WebAssembly: it begins with 68656c6c"),
-        ("bare.wasm", wat::parse_str("(module)").unwrap(), "contract", "does not export stent:policy/policy@0.1.0"),
-        ("import.wasm", Guest::trimmer("t", "(i32.const 1024)").core_with(clock), "componentize", "cannot become a component"),
-        ("version.wasm", newer.core_versioned("0.9.0"), "contract", "is written for stent:policy/"),
-        ("trapping.wasm", Guest::trimmer("t", "(i32.const 1024)").configure("(unreachable)").core(), "configure", "it trapped"),
-        ("refusing.wasm", Guest::trimmer("t", "(i32.const 1024)").configure("(i32.const 528)").core(), "configure", "it reported: it will not do"),
-        ("second.wasm", keeper("second"), "swap", "serves the trim hook, which"),
+        (
+            "text.wasm",
+            b"hello, this is no wasm".to_vec(),
+            "contract",
+            "is not WebAssembly: it begins with 68656c6c",
+        ),
+        (
+            "bare.wasm",
+            wat::parse_str("(module)").unwrap(),
+            "contract",
+            "does not export stent:policy/policy@0.1.0",
+        ),
+        (
+            "import.wasm",
+            Guest::trimmer("t", "(i32.const 1024)").core_with(clock),
+            "componentize",
+            "cannot become a component",
+        ),
+        (
+            "version.wasm",
+            newer.core_versioned("0.9.0"),
+            "contract",
+            "is written for stent:policy/",
+        ),
+        (
+            "trapping.wasm",
+            Guest::trimmer("t", "(i32.const 1024)")
+                .configure("(unreachable)")
+                .core(),
+            "configure",
+            "it trapped",
+        ),
+        (
+            "refusing.wasm",
+            Guest::trimmer("t", "(i32.const 1024)")
+                .configure("(i32.const 528)")
+                .core(),
+            "configure",
+            "it reported: it will not do",
+        ),
+        (
+            "second.wasm",
+            keeper("second"),
+            "swap",
+            "serves the trim hook, which",
+        ),
     ];
     for (name, bytes, stage, reason) in cases {
         bench.put(name, &bytes);
         policies.reload().await.unwrap();
-        let (at, why) = rejected(&policies, name).unwrap_or_else(|| panic!("{name}: {:?}", policies.list()));
+        let (at, why) =
+            rejected(&policies, name).unwrap_or_else(|| panic!("{name}: {:?}", policies.list()));
         assert!(at == stage && why.contains(reason), "{name}: {at}: {why}");
     }
     assert_eq!(policies.generation(), generation);
     assert_eq!(serving(&policies, Hook::Trim).name, "good");
     // A removed file is no longer listed.
     std::fs::remove_file(bench.path("text.wasm")).unwrap();
-    eventually("unlisted", || rejected(&policies, "text.wasm").is_none().then_some(()));
+    eventually("unlisted", || {
+        rejected(&policies, "text.wasm").is_none().then_some(())
+    });
     // The one that serves is gone: the one that waited for its hook has its turn.
     std::fs::remove_file(bench.path("good.wasm")).unwrap();
-    eventually("second", || (serving(&policies, Hook::Trim).name == "second").then_some(()));
+    eventually("second", || {
+        (serving(&policies, Hook::Trim).name == "second").then_some(())
+    });
 }
 
 #[tokio::test]
@@ -102,11 +160,17 @@ async fn a_compile_bomb_dies_at_its_limit_in_the_child() {
     let policies = bench.start();
     // One function of many small blocks keeps an optimising compiler busy for long.
     let bomb = "(if (i32.eq (local.get $max) (i32.const 7)) (then (local.set $low (i32.add (local.get $low) (local.get $per)))))".repeat(60_000);
-    bench.put("bomb.wasm", &Guest::trimmer("bomb", &format!("{bomb}(i32.const 1024)")).core());
+    bench.put(
+        "bomb.wasm",
+        &Guest::trimmer("bomb", &format!("{bomb}(i32.const 1024)")).core(),
+    );
     policies.reload().await.unwrap();
     let (stage, reason) = rejected(&policies, "bomb.wasm").unwrap();
     assert_eq!(stage, "compile");
-    assert!(reason.contains("policies.limits.compile_wall = 400ms"), "{reason}");
+    assert!(
+        reason.contains("policies.limits.compile_wall = 400ms"),
+        "{reason}"
+    );
     assert_eq!(serving(&policies, Hook::Trim).state, State::Builtin);
 }
 
@@ -115,12 +179,20 @@ async fn the_compilers_memory_is_limited() {
     let mut bench = Bench::new();
     bench.settings.limits.compile_memory = 300 << 20;
     let policies = bench.start();
-    let bomb = "(local.set $low (i32.add (i32.mul (local.get $low) (local.get $per)) (local.get $max)))".repeat(200_000);
-    bench.put("bomb.wasm", &Guest::trimmer("bomb", &format!("{bomb}(i32.const 1024)")).core());
+    let bomb =
+        "(local.set $low (i32.add (i32.mul (local.get $low) (local.get $per)) (local.get $max)))"
+            .repeat(200_000);
+    bench.put(
+        "bomb.wasm",
+        &Guest::trimmer("bomb", &format!("{bomb}(i32.const 1024)")).core(),
+    );
     policies.reload().await.unwrap();
     let (stage, reason) = rejected(&policies, "bomb.wasm").unwrap();
     assert_eq!(stage, "compile");
-    assert!(reason.contains("policies.limits.compile_memory") , "{reason}");
+    assert!(
+        reason.contains("policies.limits.compile_memory"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -132,7 +204,10 @@ async fn a_file_over_the_limit_is_not_even_read() {
     policies.reload().await.unwrap();
     let (stage, reason) = rejected(&policies, "big.wasm").unwrap();
     assert_eq!(stage, "verify");
-    assert!(reason.contains("policies.limits.file_bytes allows 1000"), "{reason}");
+    assert!(
+        reason.contains("policies.limits.file_bytes allows 1000"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -142,7 +217,9 @@ async fn a_deleted_file_gives_way_to_the_built_in_policy() {
     let policies = bench.start();
     assert_eq!(serving(&policies, Hook::Trim).name, "mine");
     std::fs::remove_file(bench.path("mine.wasm")).unwrap();
-    eventually("built-in", || (serving(&policies, Hook::Trim).state == State::Builtin).then_some(()));
+    eventually("built-in", || {
+        (serving(&policies, Hook::Trim).state == State::Builtin).then_some(())
+    });
 }
 
 #[tokio::test]
@@ -160,7 +237,9 @@ async fn a_vanished_folder_is_no_deletion() {
     assert!(policies.alarms().is_empty());
     // The folder is watched again.
     bench.put("mine.wasm", &keeper("other"));
-    eventually("other", || (serving(&policies, Hook::Trim).name == "other").then_some(()));
+    eventually("other", || {
+        (serving(&policies, Hook::Trim).name == "other").then_some(())
+    });
 }
 
 #[tokio::test]
@@ -177,7 +256,9 @@ async fn a_switched_data_link_is_seen() {
     assert_eq!(serving(&policies, Hook::Trim).name, "one");
     std::os::unix::fs::symlink("..v2", dir.join("..data_tmp")).unwrap();
     std::fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
-    eventually("two", || (serving(&policies, Hook::Trim).name == "two").then_some(()));
+    eventually("two", || {
+        (serving(&policies, Hook::Trim).name == "two").then_some(())
+    });
 }
 
 #[tokio::test]

@@ -19,16 +19,46 @@ async fn a_rollback_holds_over_a_restart_until_the_file_changes() {
     drop(policies);
 
     let policies = bench.start();
-    assert_eq!(serving(&policies, Hook::Trim).name, "one", "{:?}", policies.list());
-    assert!(rejected(&policies, "t.wasm").unwrap().1.contains("was rolled back (asked for)"));
+    assert_eq!(
+        serving(&policies, Hook::Trim).name,
+        "one",
+        "{:?}",
+        policies.list()
+    );
+    assert!(
+        rejected(&policies, "t.wasm")
+            .unwrap()
+            .1
+            .contains("was rolled back (asked for)")
+    );
     bench.put("t.wasm", &keeper("three"));
     policies.reload().await.unwrap();
     assert_eq!(serving(&policies, Hook::Trim).name, "three");
 
-    let names: Vec<_> = policies.history(Hook::Trim).await.unwrap().into_iter().map(|e| e.name).collect();
+    let names: Vec<_> = policies
+        .history(Hook::Trim)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|e| e.name)
+        .collect();
     assert_eq!(names, ["two", "one", "three"]);
-    let changes: Vec<_> = policies.audit(10).unwrap().into_iter().map(|c| c.what).collect();
-    assert_eq!(changes, ["swapped", "swapped", "rolled-back", "rolled-back", "swapped"]);
+    let changes: Vec<_> = policies
+        .audit(10)
+        .unwrap()
+        .into_iter()
+        .map(|c| c.what)
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            "swapped",
+            "swapped",
+            "rolled-back",
+            "rolled-back",
+            "swapped"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -49,11 +79,19 @@ async fn only_the_pinned_file_serves() {
     bench.settings.trim.pin = Some(hex::encode(Sha256::digest(keeper("right"))));
     bench.settings.trim.required = true;
     let policies = bench.start();
-    assert!(policies.ready().unwrap_err().contains("policies.trim.required"));
+    assert!(
+        policies
+            .ready()
+            .unwrap_err()
+            .contains("policies.trim.required")
+    );
     bench.put("t.wasm", &keeper("wrong"));
     policies.reload().await.unwrap();
     let (stage, reason) = rejected(&policies, "t.wasm").unwrap();
-    assert!(stage == "verify" && reason.contains("policies.trim.pin allows only"), "{reason}");
+    assert!(
+        stage == "verify" && reason.contains("policies.trim.pin allows only"),
+        "{reason}"
+    );
     bench.put("t.wasm", &keeper("right"));
     policies.reload().await.unwrap();
     assert_eq!(serving(&policies, Hook::Trim).name, "right");
@@ -69,12 +107,30 @@ async fn with_trusted_keys_only_signed_files_serve() {
     let bytes = keeper("signed");
     bench.put("t.wasm", &bytes);
     policies.reload().await.unwrap();
-    assert!(rejected(&policies, "t.wasm").unwrap().1.contains("t.wasm.sig: No such file"));
-    std::fs::write(bench.path("u.wasm.sig"), hex::encode(key.sign(b"other").to_bytes())).unwrap();
+    assert!(
+        rejected(&policies, "t.wasm")
+            .unwrap()
+            .1
+            .contains("t.wasm.sig: No such file")
+    );
+    std::fs::write(
+        bench.path("u.wasm.sig"),
+        hex::encode(key.sign(b"other").to_bytes()),
+    )
+    .unwrap();
     bench.put("u.wasm", &bytes);
     policies.reload().await.unwrap();
-    assert!(rejected(&policies, "u.wasm").unwrap().1.contains("not a signature of this file"));
-    std::fs::write(bench.path("v.wasm.sig"), hex::encode(key.sign(&bytes).to_bytes())).unwrap();
+    assert!(
+        rejected(&policies, "u.wasm")
+            .unwrap()
+            .1
+            .contains("not a signature of this file")
+    );
+    std::fs::write(
+        bench.path("v.wasm.sig"),
+        hex::encode(key.sign(&bytes).to_bytes()),
+    )
+    .unwrap();
     bench.put("v.wasm", &bytes);
     policies.reload().await.unwrap();
     assert_eq!(serving(&policies, Hook::Trim).name, "signed");
@@ -83,16 +139,21 @@ async fn with_trusted_keys_only_signed_files_serve() {
 #[tokio::test]
 async fn golden_cases_keep_a_policy_out() {
     let bench = Bench::new();
-    let case = |kept: &str| format!(
-        r#"[{{"name": "keeps both", "hook": "trim", "expect": {{"kept": {kept}}},
+    let case = |kept: &str| {
+        format!(
+            r#"[{{"name": "keeps both", "hook": "trim", "expect": {{"kept": {kept}}},
              "messages": [{{"role": "user", "text": "a"}}, {{"role": "user", "text": "b"}}]}}]"#
-    );
+        )
+    };
     std::fs::write(bench.path("t.cases.json"), case("[1]")).unwrap();
     bench.put("t.wasm", &keeper("keeper"));
     let policies = bench.start();
     let (stage, reason) = rejected(&policies, "t.wasm").unwrap();
     assert_eq!(stage, "cases");
-    assert!(reason.contains("it answered Kept([0, 1]), expected Kept([1])"), "{reason}");
+    assert!(
+        reason.contains("it answered Kept([0, 1]), expected Kept([1])"),
+        "{reason}"
+    );
     std::fs::write(bench.path("u.cases.json"), case("[0, 1]")).unwrap();
     bench.put("u.wasm", &keeper("keeper"));
     policies.reload().await.unwrap();
@@ -108,16 +169,33 @@ async fn a_shadow_is_compared_and_promoted() {
                   (i64.store (i32.const 1040) (i64.const 2)) (i32.const 1024)";
     bench.put("next.shadow.wasm", &Guest::trimmer("next", newest).core());
     let policies = bench.start();
-    let trimmed = snapshot(&policies).trim(&talk(&["a", "b", "c"]), None).await.unwrap();
+    let trimmed = snapshot(&policies)
+        .trim(&talk(&["a", "b", "c"]), None)
+        .await
+        .unwrap();
     assert_eq!(trimmed.kept, [0, 1, 2], "a shadow touches no answer");
-    let shadow = || policies.list().0.into_iter().find(|l| l.state == State::Shadow);
+    let shadow = || {
+        policies
+            .list()
+            .0
+            .into_iter()
+            .find(|l| l.state == State::Shadow)
+    };
     for _ in 0..500 {
         if shadow().unwrap().reason.unwrap().contains("1 different") {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    assert!(shadow().unwrap().reason.unwrap().contains("0 same, 1 different"), "{:?}", shadow());
+    assert!(
+        shadow()
+            .unwrap()
+            .reason
+            .unwrap()
+            .contains("0 same, 1 different"),
+        "{:?}",
+        shadow()
+    );
     policies.promote(Hook::Trim).await.unwrap();
     assert_eq!(serving(&policies, Hook::Trim).name, "next");
     assert!(shadow().is_none());
@@ -130,38 +208,62 @@ async fn another_config_is_another_generation_or_nothing() {
     let policies = bench.start();
     let before = snapshot(&policies);
     let config = |json: &str| serde_json::from_str(json).unwrap();
-    let error = policies.configure(Hook::Trim, config(r#"{"no_such_key": 1}"#)).await.unwrap_err();
+    let error = policies
+        .configure(Hook::Trim, config(r#"{"no_such_key": 1}"#))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("no_such_key"), "{error}");
     assert_eq!(policies.generation(), before.generation());
-    policies.configure(Hook::Trim, config(r#"{"exchanges": 1}"#)).await.unwrap();
+    policies
+        .configure(Hook::Trim, config(r#"{"exchanges": 1}"#))
+        .await
+        .unwrap();
     let after = snapshot(&policies);
     assert_ne!(before.identity(), after.identity());
     let messages = talk(&["1", "2", "3", "4", "5", "6", "7"]);
     let kept = |t: stent::policy::Trimmed| t.kept.len();
-    let (old, new) = (before.trim(&messages, None).await, after.trim(&messages, None).await);
+    let (old, new) = (
+        before.trim(&messages, None).await,
+        after.trim(&messages, None).await,
+    );
     assert!(kept(old.unwrap()) > kept(new.unwrap()));
 }
 
 #[tokio::test]
 async fn a_wrong_config_or_name_keeps_the_gateway_from_starting() {
     let mut bench = Bench::new();
-    bench.settings.trim.config.insert("no_such_key".into(), 1.into());
+    bench
+        .settings
+        .trim
+        .config
+        .insert("no_such_key".into(), 1.into());
     let error = bench.try_start().err().unwrap().to_string();
-    assert!(error.contains("trim-exchanges") && error.contains("no_such_key"), "{error}");
+    assert!(
+        error.contains("trim-exchanges") && error.contains("no_such_key"),
+        "{error}"
+    );
     bench.settings.trim.config.clear();
     bench.settings.guard.bundled = Some("nobody".into());
     let error = bench.try_start().err().unwrap().to_string();
-    assert!(error.contains("policies.guard.bundled: \"nobody\" is not a bundled policy"), "{error}");
+    assert!(
+        error.contains("policies.guard.bundled: \"nobody\" is not a bundled policy"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_component_is_taken_as_well_as_a_core_module() {
     let bench = Bench::new();
     let core = plugin("cache-exact");
-    let mut encoder = wit_component::ComponentEncoder::default().module(&core).unwrap();
+    let mut encoder = wit_component::ComponentEncoder::default()
+        .module(&core)
+        .unwrap();
     bench.put("cache.wasm", &encoder.encode().unwrap());
     let policies = bench.start();
     assert_eq!(serving(&policies, Hook::Cache).state, State::Live);
     let looked = eventually("looked up", || Some(snapshot(&policies)));
-    looked.cache_decide(&talk(&["What is diabetes?"])).await.unwrap();
+    looked
+        .cache_decide(&talk(&["What is diabetes?"]))
+        .await
+        .unwrap();
 }

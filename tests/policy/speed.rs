@@ -16,7 +16,14 @@ fn quantile(sorted: &[u128], share: f64) -> u128 {
 async fn three_hooks_take_microseconds() {
     let bench = Bench::new();
     let policies = bench.start();
-    let messages = talk(&["What is diabetes?", "A disease.", "Signs?", "Thirst.", "Causes?", "Many."]);
+    let messages = talk(&[
+        "What is diabetes?",
+        "A disease.",
+        "Signs?",
+        "Thirst.",
+        "Causes?",
+        "Many.",
+    ]);
     let mut times = Vec::new();
     for _ in 0..3000 {
         let start = Instant::now();
@@ -28,7 +35,11 @@ async fn three_hooks_take_microseconds() {
         tokio::time::sleep(std::time::Duration::from_micros(200)).await;
     }
     times.sort_unstable();
-    println!("cache + layout + trim + build: p50 {} us, p99 {} us", quantile(&times, 0.5), quantile(&times, 0.99));
+    println!(
+        "cache + layout + trim + build: p50 {} us, p99 {} us",
+        quantile(&times, 0.5),
+        quantile(&times, 0.99)
+    );
     assert!(quantile(&times, 0.5) < 2_000);
 }
 
@@ -37,37 +48,56 @@ async fn swaps_under_load_mix_and_lose_nothing() {
     let bench = Bench::new();
     bench.put("t.wasm", &keeper("keeper"));
     let policies = bench.start();
-    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let load: Vec<_> = (0..4).map(|_| {
-        let (policies, stop, asked) = (policies.clone(), stop.clone(), asked.clone());
-        tokio::spawn(async move {
-            let messages = talk(&["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]);
-            while !stop.load(Ordering::Relaxed) {
-                let snapshot = snapshot(&policies);
-                let own = snapshot.digest(Hook::Trim).0.to_owned();
-                let first = snapshot.trim(&messages, None).await.unwrap();
-                tokio::task::yield_now().await;
-                let second = snapshot.trim(&messages, None).await.unwrap();
-                assert_eq!(first, second, "one request saw two generations");
-                assert_eq!(own, snapshot.digest(Hook::Trim).0);
-                asked.fetch_add(1, Ordering::Relaxed);
-            }
+    let (stop, asked) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (policies, stop, asked) = (policies.clone(), stop.clone(), asked.clone());
+            tokio::spawn(async move {
+                let messages = talk(&["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"]);
+                while !stop.load(Ordering::Relaxed) {
+                    let snapshot = snapshot(&policies);
+                    let own = snapshot.digest(Hook::Trim).0.to_owned();
+                    let first = snapshot.trim(&messages, None).await.unwrap();
+                    tokio::task::yield_now().await;
+                    let second = snapshot.trim(&messages, None).await.unwrap();
+                    assert_eq!(first, second, "one request saw two generations");
+                    assert_eq!(own, snapshot.digest(Hook::Trim).0);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            })
         })
-    }).collect();
+        .collect();
     let (keeper, trimmer) = (keeper("keeper"), plugin("trim-exchanges"));
     let start = Instant::now();
     for swap in 0..40 {
         bench.put("t.wasm", if swap % 2 == 0 { &trimmer } else { &keeper });
         let listed = policies.reload().await.unwrap();
-        let name = if swap % 2 == 0 { "trim-exchanges" } else { "keeper" };
-        assert_eq!(serving(&policies, Hook::Trim).name, name, "swap {swap}: {listed:?}");
+        let name = if swap % 2 == 0 {
+            "trim-exchanges"
+        } else {
+            "keeper"
+        };
+        assert_eq!(
+            serving(&policies, Hook::Trim).name,
+            name,
+            "swap {swap}: {listed:?}"
+        );
     }
-    println!("40 swaps in {:?} under {} requests", start.elapsed(), asked.load(Ordering::Relaxed));
+    println!(
+        "40 swaps in {:?} under {} requests",
+        start.elapsed(),
+        asked.load(Ordering::Relaxed)
+    );
     stop.store(true, Ordering::Relaxed);
     for task in load {
         task.await.unwrap();
     }
     assert_eq!(serving(&policies, Hook::Trim).name, "keeper");
     assert!(policies.generation() >= 41);
-    eventually("old generations freed", || (policies.live_generations() == 1).then_some(()));
+    eventually("old generations freed", || {
+        (policies.live_generations() == 1).then_some(())
+    });
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stent::policy::{Facts, Hook, Listed, Observer, Policies, Settings, Snapshot, State, Surroundings};
+use stent::policy::{
+    Facts, Hook, Listed, Observer, Policies, Settings, Snapshot, State, Surroundings,
+};
 use stent::types::{Message, Role, Special, Token, Tokenizer};
 
 /// One token a character; `<s>` and `</s>` are 1 and 2 where they are parsed.
@@ -44,7 +46,10 @@ impl Tokenizer for Letters {
         match token {
             1 => b"<s>".to_vec(),
             2 => b"</s>".to_vec(),
-            _ => char::from_u32((token - 10) as u32).unwrap().to_string().into_bytes(),
+            _ => char::from_u32((token - 10) as u32)
+                .unwrap()
+                .to_string()
+                .into_bytes(),
         }
     }
 }
@@ -68,12 +73,15 @@ impl Bench {
     }
 
     pub fn try_start(&self) -> Result<Arc<Policies>, stent::policy::PolicyError> {
-        Policies::start(self.settings.clone(), Surroundings {
-            tokenizer: Arc::new(Letters),
-            data_dir: self.root.path().join("data"),
-            observer: Arc::new(Quiet),
-            compiler: Some(env!("CARGO_BIN_EXE_stent").into()),
-        })
+        Policies::start(
+            self.settings.clone(),
+            Surroundings {
+                tokenizer: Arc::new(Letters),
+                data_dir: self.root.path().join("data"),
+                observer: Arc::new(Quiet),
+                compiler: Some(env!("CARGO_BIN_EXE_stent").into()),
+            },
+        )
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -105,14 +113,22 @@ pub fn snapshot(policies: &Policies) -> Snapshot {
 
 /// Alternating user and assistant messages, a user's last.
 pub fn talk(texts: &[&str]) -> Vec<Message> {
-    texts.iter().enumerate().map(|(at, text)| Message {
-        id: at as u64,
-        role: if at % 2 == 0 { Role::User } else { Role::Assistant },
-        text: (*text).into(),
-        tokens: Letters.encode(text, Special::AsText).into(),
-        pinned: false,
-        exchange: at as u32 / 2,
-    }).collect()
+    texts
+        .iter()
+        .enumerate()
+        .map(|(at, text)| Message {
+            id: at as u64,
+            role: if at % 2 == 0 {
+                Role::User
+            } else {
+                Role::Assistant
+            },
+            text: (*text).into(),
+            tokens: Letters.encode(text, Special::AsText).into(),
+            pinned: false,
+            exchange: at as u32 / 2,
+        })
+        .collect()
 }
 
 pub fn plugin(name: &str) -> Vec<u8> {
@@ -171,7 +187,13 @@ impl Guest {
                 (call $drop-request (local.get $req)) (call $drop-transcript (local.get $all))
                 {body})"#
         );
-        Self { world: "trim", name, body, configure: "(i32.const 512)", wit: None }
+        Self {
+            world: "trim",
+            name,
+            body,
+            configure: "(i32.const 512)",
+            wit: None,
+        }
     }
 
     pub fn configure(mut self, body: &'static str) -> Self {

@@ -24,10 +24,15 @@ impl Server {
     /// Starts with these `--set` values on top of small defaults and waits until it is ready.
     pub async fn start(sets: &[&str]) -> Self {
         let server = Self::launch(sets);
-        server.until("the server is ready", async |s| {
-            s.client.get(format!("{}/ready", s.base)).send().await.is_ok_and(|r| r.status() == 200)
-        })
-        .await;
+        server
+            .until("the server is ready", async |s| {
+                s.client
+                    .get(format!("{}/ready", s.base))
+                    .send()
+                    .await
+                    .is_ok_and(|r| r.status() == 200)
+            })
+            .await;
         server
     }
 
@@ -72,7 +77,11 @@ impl Server {
     pub async fn until(&self, what: &str, holds: impl AsyncFn(&Self) -> bool) {
         let start = Instant::now();
         while !holds(self).await {
-            assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}\n{}", self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{what}: not within {PATIENCE:?}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -86,7 +95,12 @@ impl Server {
     }
 
     pub async fn post(&self, route: &str, body: Value) -> reqwest::Response {
-        self.client.post(format!("{}{route}", self.base)).json(&body).send().await.unwrap()
+        self.client
+            .post(format!("{}{route}", self.base))
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
     }
 
     /// `POST /chat`, which must succeed.
@@ -99,7 +113,14 @@ impl Server {
 
     pub async fn admin(&self, route: &str) -> Value {
         let url = format!("{}{route}", self.admin);
-        self.client.get(url).send().await.unwrap().json().await.unwrap()
+        self.client
+            .get(url)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 
     pub async fn idle_slots(&self) -> usize {
@@ -111,7 +132,13 @@ impl Server {
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// The exit status, once it has ended.
@@ -155,7 +182,11 @@ pub fn bundled(name: &str) -> Vec<u8> {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// The `data:` payloads of a stream, as they come.
@@ -166,7 +197,10 @@ pub struct Frames {
 
 impl Frames {
     pub fn of(response: reqwest::Response) -> Self {
-        Self { response, buffer: String::new() }
+        Self {
+            response,
+            buffer: String::new(),
+        }
     }
 
     /// The next payload; `None` after the last byte.
@@ -207,5 +241,10 @@ pub fn told(frames: &[Value]) -> (String, Value) {
         .map(|frame| frame["delta"].as_str().unwrap())
         .collect();
     let summary = frames.iter().find(|frame| frame["id"] == "summary");
-    (text, summary.map(|frame| frame["data"].clone()).unwrap_or_default())
+    (
+        text,
+        summary
+            .map(|frame| frame["data"].clone())
+            .unwrap_or_default(),
+    )
 }

@@ -52,10 +52,7 @@ async fn rollback(
     Ok(Json(app.gateway.policies.rollback(hook).await.map_err(change)?).into_response())
 }
 
-async fn promote(
-    State(app): State<Arc<App>>,
-    Path(hook): Path<String>,
-) -> Result<Response, Error> {
+async fn promote(State(app): State<Arc<App>>, Path(hook): Path<String>) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
     Ok(Json(app.gateway.policies.promote(hook).await.map_err(change)?).into_response())
 }
@@ -74,10 +71,13 @@ async fn slots(State(app): State<Arc<App>>) -> Response {
 }
 
 fn hook(name: &str) -> Result<Hook, Error> {
-    Hook::ALL.into_iter().find(|hook| hook.as_str() == name).ok_or_else(|| {
-        let known = Hook::ALL.map(Hook::as_str).join(", ");
-        Error::invalid("hook", format!("found {name:?}, expected one of {known}"))
-    })
+    Hook::ALL
+        .into_iter()
+        .find(|hook| hook.as_str() == name)
+        .ok_or_else(|| {
+            let known = Hook::ALL.map(Hook::as_str).join(", ");
+            Error::invalid("hook", format!("found {name:?}, expected one of {known}"))
+        })
 }
 
 fn change(error: PolicyError) -> Error {

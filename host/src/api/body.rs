@@ -15,12 +15,18 @@ pub async fn read<T: DeserializeOwned>(
     body: Body,
     limit: usize,
 ) -> Result<T, Error> {
-    let media = headers.get(header::CONTENT_TYPE).map_or("", |v| v.to_str().unwrap_or("?"));
+    let media = headers
+        .get(header::CONTENT_TYPE)
+        .map_or("", |v| v.to_str().unwrap_or("?"));
     let essence = media.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Error::MediaType { found: media.chars().take(100).collect() });
+        return Err(Error::MediaType {
+            found: media.chars().take(100).collect(),
+        });
     }
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: usize| bytes > limit) {
         return Err(Error::TooLarge { limit });
     }
@@ -52,7 +58,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
             None => Error::Malformed(format!("the body is wrong: {problem}")),
         }
     })?;
-    json.end().map_err(|e| Error::Malformed(format!("the body is not valid JSON: {e}")))?;
+    json.end()
+        .map_err(|e| Error::Malformed(format!("the body is not valid JSON: {e}")))?;
     Ok(value)
 }
 
@@ -62,7 +69,9 @@ fn field(path: &str, problem: &str) -> Option<String> {
         return Some(path.to_owned());
     }
     let named = problem.starts_with("missing field") || problem.starts_with("unknown field");
-    named.then(|| problem.split('`').nth(1).map(str::to_owned)).flatten()
+    named
+        .then(|| problem.split('`').nth(1).map(str::to_owned))
+        .flatten()
 }
 
 #[cfg(test)]

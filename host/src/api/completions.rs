@@ -110,13 +110,24 @@ impl Request {
             .map(|(at, message)| message.said(at))
             .collect::<Result<Vec<_>, _>>()?;
         match messages.last() {
-            None => return Err(Error::invalid("messages", "found none, expected at least one")),
+            None => {
+                return Err(Error::invalid(
+                    "messages",
+                    "found none, expected at least one",
+                ));
+            }
             Some(last) if last.role != Role::User => {
-                return Err(Error::invalid("messages", "the last one must be the user's"));
+                return Err(Error::invalid(
+                    "messages",
+                    "the last one must be the user's",
+                ));
             }
             Some(last) if last.text.trim().is_empty() => {
                 let at = messages.len() - 1;
-                return Err(Error::invalid(format!("messages[{at}].content"), "found no text"));
+                return Err(Error::invalid(
+                    format!("messages[{at}].content"),
+                    "found no text",
+                ));
             }
             Some(_) => {}
         }
@@ -150,17 +161,25 @@ const ROUTE: &str = "/v1/chat/completions";
 pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
     let read = body::read::<Request>(&headers, body, app.max_body).await;
     let streaming = read.as_ref().is_ok_and(|r| r.stream.unwrap_or(false));
-    let usage = read
-        .as_ref()
-        .is_ok_and(|r| r.stream_options.as_ref().is_some_and(|options| options.include_usage));
-    serve(&app, ROUTE, &headers, |span| read?.ask(streaming, span), async |answer, span| {
-        let Answer { head, parts } = answer;
-        if streaming {
-            return Ok(stream::sse(head, parts, openai::Chunks { usage }, span));
-        }
-        let whole = stream::collect(parts).await?;
-        Ok(Json(openai::document(&head, &whole)).into_response())
-    })
+    let usage = read.as_ref().is_ok_and(|r| {
+        r.stream_options
+            .as_ref()
+            .is_some_and(|options| options.include_usage)
+    });
+    serve(
+        &app,
+        ROUTE,
+        &headers,
+        |span| read?.ask(streaming, span),
+        async |answer, span| {
+            let Answer { head, parts } = answer;
+            if streaming {
+                return Ok(stream::sse(head, parts, openai::Chunks { usage }, span));
+            }
+            let whole = stream::collect(parts).await?;
+            Ok(Json(openai::document(&head, &whole)).into_response())
+        },
+    )
     .await
 }
 

@@ -62,7 +62,10 @@ impl Stop {
 impl Request {
     fn ask(self, route: &'static str, streaming: bool, span: Span) -> Result<Ask, Error> {
         if self.message.trim().is_empty() {
-            return Err(Error::invalid("message", "found no text, expected a question"));
+            return Err(Error::invalid(
+                "message",
+                "found no text, expected a question",
+            ));
         }
         let session = match &self.session_id {
             Some(id) => super::session_key(id)?.session,
@@ -72,7 +75,10 @@ impl Request {
         Ok(Ask {
             tenant: TenantId::default(),
             session: Some(session),
-            messages: vec![Said { role: Role::User, text: self.message }],
+            messages: vec![Said {
+                role: Role::User,
+                text: self.message,
+            }],
             params: Params {
                 max_tokens: self.max_tokens,
                 temperature: self.temperature,
@@ -96,22 +102,36 @@ impl Request {
 pub async fn stream(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
     const ROUTE: &str = "/chat/stream";
     let read = body::read::<Request>(&headers, body, app.max_body).await;
-    serve(&app, ROUTE, &headers, |span| read?.ask(ROUTE, true, span), async |answer, span| {
-        let Answer { head, parts } = answer;
-        let mut response = stream::sse(head, parts, ui::Ui::default(), span);
-        response.headers_mut().insert(ui::HEADER.0, HeaderValue::from_static(ui::HEADER.1));
-        Ok(response)
-    })
+    serve(
+        &app,
+        ROUTE,
+        &headers,
+        |span| read?.ask(ROUTE, true, span),
+        async |answer, span| {
+            let Answer { head, parts } = answer;
+            let mut response = stream::sse(head, parts, ui::Ui::default(), span);
+            response
+                .headers_mut()
+                .insert(ui::HEADER.0, HeaderValue::from_static(ui::HEADER.1));
+            Ok(response)
+        },
+    )
     .await
 }
 
 pub async fn whole(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
     const ROUTE: &str = "/chat";
     let read = body::read::<Request>(&headers, body, app.max_body).await;
-    serve(&app, ROUTE, &headers, |span| read?.ask(ROUTE, false, span), async |answer, _span| {
-        let Answer { head, parts } = answer;
-        let whole = stream::collect(parts).await?;
-        Ok(Json(ui::document(&head, &whole)).into_response())
-    })
+    serve(
+        &app,
+        ROUTE,
+        &headers,
+        |span| read?.ask(ROUTE, false, span),
+        async |answer, _span| {
+            let Answer { head, parts } = answer;
+            let whole = stream::collect(parts).await?;
+            Ok(Json(ui::document(&head, &whole)).into_response())
+        },
+    )
     .await
 }

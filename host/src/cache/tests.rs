@@ -29,7 +29,10 @@ fn answer(text: &str) -> Cached {
 #[test]
 fn nothing_that_matters_is_left_out_of_the_key() {
     let (a, b) = (TenantId::new("a"), TenantId::new("b"));
-    let (s, t) = (SessionId::parse("s").unwrap(), SessionId::parse("t").unwrap());
+    let (s, t) = (
+        SessionId::parse("s").unwrap(),
+        SessionId::parse("t").unwrap(),
+    );
     let (first, second) = (sampling(1), sampling(2));
     let mut warm = sampling(1);
     warm.temperature = 0.8;
@@ -46,20 +49,59 @@ fn nothing_that_matters_is_left_out_of_the_key() {
         basis: Basis::Prompt(&[1, 2]),
     };
     let others = [
-        Identity { audience: Audience::Session(&b, &s), ..base },
-        Identity { audience: Audience::Session(&a, &t), ..base },
-        Identity { audience: Audience::Tenant(&a), ..base },
-        Identity { audience: Audience::Everybody, ..base },
+        Identity {
+            audience: Audience::Session(&b, &s),
+            ..base
+        },
+        Identity {
+            audience: Audience::Session(&a, &t),
+            ..base
+        },
+        Identity {
+            audience: Audience::Tenant(&a),
+            ..base
+        },
+        Identity {
+            audience: Audience::Everybody,
+            ..base
+        },
         Identity { model: "n", ..base },
-        Identity { policies: "q", ..base },
-        Identity { sampling: &second, ..base },
-        Identity { sampling: &warm, ..base },
-        Identity { seeded: false, ..base },
-        Identity { max_tokens: 6, ..base },
-        Identity { stop: &stop, ..base },
-        Identity { basis: Basis::Prompt(&[1, 2, 3]), ..base },
-        Identity { basis: Basis::Parts(&joined), ..base },
-        Identity { basis: Basis::Parts(&split), ..base },
+        Identity {
+            policies: "q",
+            ..base
+        },
+        Identity {
+            sampling: &second,
+            ..base
+        },
+        Identity {
+            sampling: &warm,
+            ..base
+        },
+        Identity {
+            seeded: false,
+            ..base
+        },
+        Identity {
+            max_tokens: 6,
+            ..base
+        },
+        Identity {
+            stop: &stop,
+            ..base
+        },
+        Identity {
+            basis: Basis::Prompt(&[1, 2, 3]),
+            ..base
+        },
+        Identity {
+            basis: Basis::Parts(&joined),
+            ..base
+        },
+        Identity {
+            basis: Basis::Parts(&split),
+            ..base
+        },
     ];
     let mut keys: Vec<Key> = others.iter().map(Identity::key).collect();
     keys.push(base.key());
@@ -82,17 +124,31 @@ fn an_answer_is_found_until_it_is_too_old() {
 
 #[test]
 fn the_bytes_held_stay_under_the_limit() {
-    let cache = Cache::new(&Settings { max_bytes: 10_000, ..Settings::default() });
+    let cache = Cache::new(&Settings {
+        max_bytes: 10_000,
+        ..Settings::default()
+    });
     for n in 0..=255_u8 {
-        cache.store(Key([n; 32]), answer(&"x".repeat(500)), Duration::from_secs(60));
+        cache.store(
+            Key([n; 32]),
+            answer(&"x".repeat(500)),
+            Duration::from_secs(60),
+        );
     }
     cache.0.as_ref().unwrap().run_pending_tasks();
-    assert!(cache.bytes() > 0 && cache.bytes() <= 10_000, "{} bytes", cache.bytes());
+    assert!(
+        cache.bytes() > 0 && cache.bytes() <= 10_000,
+        "{} bytes",
+        cache.bytes()
+    );
 }
 
 #[test]
 fn off_means_off() {
-    let cache = Cache::new(&Settings { store: Store::Off, ..Settings::default() });
+    let cache = Cache::new(&Settings {
+        store: Store::Off,
+        ..Settings::default()
+    });
     cache.store(Key([1; 32]), answer("yes"), Duration::from_secs(60));
     assert!(cache.lookup(&Key([1; 32]), Duration::MAX).is_none());
 }

@@ -51,7 +51,10 @@ async fn at_once(
     for part in [Part::Text(text.to_owned()), Part::Done(summary)] {
         let _ = parts.send(part).await;
     }
-    Ok(Answer { head, parts: reader })
+    Ok(Answer {
+        head,
+        parts: reader,
+    })
 }
 
 /// Answers from a run. A task of its own writes the answer, so that history and cache are done
@@ -79,7 +82,10 @@ pub fn generate(
         turn,
     };
     answers.spawn(writer.write(run));
-    Ok(Answer { head, parts: reader })
+    Ok(Answer {
+        head,
+        parts: reader,
+    })
 }
 
 struct Writer {
@@ -143,7 +149,11 @@ impl Writer {
     /// Passes the run's events on until it ends or the client leaves.
     async fn relay(&mut self, run: &mut Passenger) -> Result<End, End> {
         if self.trimmed.dropped > 0 {
-            self.parts.send(Part::Trimmed { dropped: self.trimmed.dropped }).await?;
+            self.parts
+                .send(Part::Trimmed {
+                    dropped: self.trimmed.dropped,
+                })
+                .await?;
         }
         loop {
             let event = tokio::select! {
@@ -153,7 +163,11 @@ impl Writer {
             };
             match event.as_deref() {
                 Some(Event::Queued { position }) => {
-                    self.parts.send(Part::Queued { position: *position }).await?;
+                    self.parts
+                        .send(Part::Queued {
+                            position: *position,
+                        })
+                        .await?;
                 }
                 Some(Event::Started { .. }) => {}
                 Some(Event::Text { text, tokens }) => {
@@ -217,7 +231,10 @@ impl Writer {
     }
 
     async fn fail(self, error: Error) {
-        tracing::warn!(code = error.class().2, "the answer failed after its head was sent");
+        tracing::warn!(
+            code = error.class().2,
+            "the answer failed after its head was sent"
+        );
         spans::failed(&self.turn.ask.span, error.class().2);
         close(&self.turn, Outcome::Error, &summary(&self.turn), None);
         let _ = self.parts.send(Part::Failed(error)).await;
@@ -230,7 +247,9 @@ impl Writer {
         Summary {
             finish: run.finish,
             coalesced: follows,
-            ttft: self.first.map(|first| first.duration_since(self.turn.ask.arrived)),
+            ttft: self
+                .first
+                .map(|first| first.duration_since(self.turn.ask.arrived)),
             prompt_tokens: run.prompt_tokens,
             cached_tokens: run.cached_tokens,
             output_tokens: run.output_tokens,
@@ -248,7 +267,9 @@ async fn admit_to_cache(
     run: &Run,
 ) {
     let exact = turn.cache_key(lookup, Some(prompt));
-    let Some((key, _)) = exact.or_else(|| turn.cache_key(lookup, None)) else { return };
+    let Some((key, _)) = exact.or_else(|| turn.cache_key(lookup, None)) else {
+        return;
+    };
     let outcome = AnswerOutcome {
         finish: run.finish,
         prompt_tokens: run.prompt_tokens,
@@ -260,7 +281,9 @@ async fn admit_to_cache(
         Some((last, asked)) if last.role == Role::Assistant => asked,
         _ => &turn.messages,
     };
-    let Some(ttl) = turn.policies.cache_admit(asked, text, outcome).await else { return };
+    let Some(ttl) = turn.policies.cache_admit(asked, text, outcome).await else {
+        return;
+    };
     let _span = spans::cache_store(&turn.ask.span, "memory", text.len());
     let answer = Cached {
         text: text.into(),
@@ -307,7 +330,9 @@ fn head(turn: &Turn) -> Result<Head, Error> {
     let mut bits = [0_u8; 12];
     getrandom::fill(&mut bits)
         .map_err(|e| Error::Internal(format!("no randomness for an answer's id: {e}")))?;
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let created = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Ok(Head {
         id: format!("resp_{}", hex::encode(bits)),
         session: turn.ask.session.clone(),

@@ -73,7 +73,10 @@ impl Params {
             return Err(Error::invalid("max_tokens", "found 0, expected at least 1"));
         }
         if let Some(k) = self.top_k.filter(|&k| k < 0) {
-            return Err(Error::invalid("top_k", format!("found {k}, expected 0 (off) or more")));
+            return Err(Error::invalid(
+                "top_k",
+                format!("found {k}, expected 0 (off) or more"),
+            ));
         }
         if self.stop.len() > MAX_STOPS {
             let found = self.stop.len();
@@ -82,11 +85,18 @@ impl Params {
                 format!("found {found} sequences, expected at most {MAX_STOPS}"),
             ));
         }
-        match self.stop.iter().find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES) {
+        match self
+            .stop
+            .iter()
+            .find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES)
+        {
             None => Ok(()),
             Some(stop) => Err(Error::invalid(
                 "stop",
-                format!("found a sequence of {} bytes, expected 1 to {MAX_STOP_BYTES}", stop.len()),
+                format!(
+                    "found a sequence of {} bytes, expected 1 to {MAX_STOP_BYTES}",
+                    stop.len()
+                ),
             )),
         }
     }
@@ -117,7 +127,11 @@ impl Params {
     ///
     /// # Errors
     /// When the system has no randomness to give.
-    pub fn seed(&self, defaults: &Defaults, prompt: &[Token]) -> Result<(u64, &'static str), Error> {
+    pub fn seed(
+        &self,
+        defaults: &Defaults,
+        prompt: &[Token],
+    ) -> Result<(u64, &'static str), Error> {
         match self.seed.unwrap_or(defaults.seed) {
             Seed::Fixed(seed) => Ok((seed, "client")),
             Seed::Derived => Ok((derive(prompt), "derived")),
@@ -144,9 +158,10 @@ fn derive(prompt: &[Token]) -> u64 {
 
 fn range(field: &str, value: Option<f32>, low: f32, high: f32) -> Result<(), Error> {
     match value {
-        Some(found) if !(low..=high).contains(&found) => {
-            Err(Error::invalid(field, format!("found {found}, expected {low} to {high}")))
-        }
+        Some(found) if !(low..=high).contains(&found) => Err(Error::invalid(
+            field,
+            format!("found {found}, expected {low} to {high}"),
+        )),
         _ => Ok(()),
     }
 }
@@ -159,26 +174,48 @@ mod tests {
     fn what_is_out_of_range_is_named() {
         let wrong = |params: Params| params.check().unwrap_err().to_string();
         assert_eq!(
-            wrong(Params { temperature: Some(3.0), ..Params::default() }),
+            wrong(Params {
+                temperature: Some(3.0),
+                ..Params::default()
+            }),
             "temperature: found 3, expected 0 to 2"
         );
         assert_eq!(
-            wrong(Params { max_tokens: Some(0), ..Params::default() }),
+            wrong(Params {
+                max_tokens: Some(0),
+                ..Params::default()
+            }),
             "max_tokens: found 0, expected at least 1"
         );
-        let long = Params { stop: vec![String::new()], ..Params::default() };
-        assert_eq!(wrong(long), "stop: found a sequence of 0 bytes, expected 1 to 256");
+        let long = Params {
+            stop: vec![String::new()],
+            ..Params::default()
+        };
+        assert_eq!(
+            wrong(long),
+            "stop: found a sequence of 0 bytes, expected 1 to 256"
+        );
     }
 
     #[test]
     fn a_derived_seed_follows_the_prompt_and_a_random_one_does_not() {
-        let defaults = Defaults { max_tokens: 9, temperature: 0.7, seed: Seed::Derived };
+        let defaults = Defaults {
+            max_tokens: 9,
+            temperature: 0.7,
+            seed: Seed::Derived,
+        };
         let params = Params::default();
         let seed = |prompt: &[Token]| params.seed(&defaults, prompt).unwrap().0;
         assert_eq!(seed(&[1, 2]), seed(&[1, 2]));
         assert_ne!(seed(&[1, 2]), seed(&[2, 1]));
-        let random = Params { seed: Some(Seed::Random), ..Params::default() };
-        assert_ne!(random.seed(&defaults, &[1]).unwrap(), random.seed(&defaults, &[1]).unwrap());
+        let random = Params {
+            seed: Some(Seed::Random),
+            ..Params::default()
+        };
+        assert_ne!(
+            random.seed(&defaults, &[1]).unwrap(),
+            random.seed(&defaults, &[1]).unwrap()
+        );
         assert!(!random.repeatable(&defaults) && params.repeatable(&defaults));
     }
 }

@@ -88,18 +88,33 @@ impl Passenger {
 /// [`Error::Overloaded`] when a run is needed and no permit is left.
 pub fn board(turn: &Turn, prompt: &Prompt) -> Result<Passenger, Error> {
     let Some(key) = turn.flight_key(prompt) else {
-        return Ok(Passenger { flight: start(turn, prompt)?, next: 0, wait: None });
+        return Ok(Passenger {
+            flight: start(turn, prompt)?,
+            next: 0,
+            wait: None,
+        });
     };
     let mut flights = locked(&turn.gateway.flights.0);
     if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
-        let wait = Some(Held::new(spans::coalesce_wait(&turn.ask.span, &flight.leader)));
-        return Ok(Passenger { flight, next: 0, wait });
+        let wait = Some(Held::new(spans::coalesce_wait(
+            &turn.ask.span,
+            &flight.leader,
+        )));
+        return Ok(Passenger {
+            flight,
+            next: 0,
+            wait,
+        });
     }
     let flight = start(turn, prompt)?;
     // Runs that ended left dead entries; this is the moment at which they are seen.
     flights.retain(|_, flight| flight.strong_count() > 0);
     flights.insert(key, Arc::downgrade(&flight));
-    Ok(Passenger { flight, next: 0, wait: None })
+    Ok(Passenger {
+        flight,
+        next: 0,
+        wait: None,
+    })
 }
 
 fn start(turn: &Turn, prompt: &Prompt) -> Result<Arc<Flight>, Error> {
@@ -113,7 +128,12 @@ fn start(turn: &Turn, prompt: &Prompt) -> Result<Arc<Flight>, Error> {
         head: u32::try_from(prompt.head).unwrap_or(0),
         sampling: turn.sampling.clone(),
         max_tokens: turn.max_tokens,
-        stop: prompt.stop.iter().chain(&turn.ask.params.stop).cloned().collect(),
+        stop: prompt
+            .stop
+            .iter()
+            .chain(&turn.ask.params.stop)
+            .cloned()
+            .collect(),
         span: span.clone(),
     };
     let Running { events, cancel } = turn.gateway.engine.submit(job, permit);
@@ -153,7 +173,13 @@ async fn forward(
         match &event {
             Some(Event::Started { slot, .. }) => spans::slot(&chat, *slot),
             Some(Event::Finished(o)) => {
-                spans::chat_done(&chat, o.finish, o.prompt_tokens, o.cached_tokens, o.output_tokens);
+                spans::chat_done(
+                    &chat,
+                    o.finish,
+                    o.prompt_tokens,
+                    o.cached_tokens,
+                    o.output_tokens,
+                );
                 metrics.run_finished(o.queued, o.prompt_tokens, o.cached_tokens, o.output_tokens);
             }
             Some(Event::Failed(_)) => spans::failed(&chat, "engine"),

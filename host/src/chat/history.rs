@@ -31,7 +31,17 @@ pub async fn remember(
     let span = spans::session_append(&turn.ask.span, "memory");
     turn.messages.push(answer.clone());
     let anchor = first_kept.or(turn.anchor);
-    turn.gateway.sessions.append(&key, Exchange { question, answer, anchor }).await;
+    turn.gateway
+        .sessions
+        .append(
+            &key,
+            Exchange {
+                question,
+                answer,
+                anchor,
+            },
+        )
+        .await;
     spans::turns(&span, turn.messages.len() / 2);
     Ok(())
 }
@@ -40,7 +50,10 @@ pub async fn remember(
 /// sequence or a filter changed, or that holds a reserved string, is tokenised anew.
 fn answer_tokens(turn: &Turn, text: &str, tokens: &[Token]) -> Arc<[Token]> {
     let tokenizer = turn.gateway.engine.tokenizer();
-    let bytes: Vec<u8> = tokens.iter().flat_map(|&token| tokenizer.bytes(token)).collect();
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .flat_map(|&token| tokenizer.bytes(token))
+        .collect();
     let said = bytes.strip_prefix(b" ").unwrap_or(&bytes);
     if said == text.as_bytes() && !turn.reserves(text) {
         tokens.into()
@@ -53,11 +66,17 @@ fn answer_tokens(turn: &Turn, text: &str, tokens: &[Token]) -> Arc<[Token]> {
 /// while nobody waits. The policies themselves say it: they build the prompt of two made-up next
 /// questions, and what both have in common is sure.
 pub async fn foresee(turn: &mut Turn) {
-    let (Some(key), Some(last)) = (turn.key(), turn.messages.last().cloned()) else { return };
+    let (Some(key), Some(last)) = (turn.key(), turn.messages.last().cloned()) else {
+        return;
+    };
     let mut prompts = Vec::with_capacity(2);
     for placeholder in ["a", "1"] {
-        let tokens: Arc<[Token]> =
-            turn.gateway.engine.tokenizer().encode(placeholder, Special::AsText).into();
+        let tokens: Arc<[Token]> = turn
+            .gateway
+            .engine
+            .tokenizer()
+            .encode(placeholder, Special::AsText)
+            .into();
         turn.messages.push(Message {
             id: last.id + 1,
             role: Role::User,
@@ -73,7 +92,9 @@ pub async fn foresee(turn: &mut Turn) {
             None => return,
         }
     }
-    let [first, second] = prompts.as_slice() else { return };
+    let [first, second] = prompts.as_slice() else {
+        return;
+    };
     let common = first.iter().zip(second).take_while(|(a, b)| a == b).count();
     if let Some(sure) = first.get(..common) {
         turn.gateway.engine.prepare(&key, sure.into());
@@ -82,6 +103,10 @@ pub async fn foresee(turn: &mut Turn) {
 
 async fn next_prompt(turn: &Turn) -> Option<Vec<Token>> {
     let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await.ok()?;
-    let prompt = turn.policies.build(&trimmed.of(&turn.messages)).await.ok()?;
+    let prompt = turn
+        .policies
+        .build(&trimmed.of(&turn.messages))
+        .await
+        .ok()?;
     Some(prompt.tokens)
 }

@@ -31,7 +31,9 @@ pub struct Turn {
 
 /// The request as policies see it.
 pub fn facts(gateway: &Gateway, ask: &Ask) -> Facts {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Facts {
         model: gateway.engine.model().name.as_str().into(),
         now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
@@ -80,7 +82,9 @@ impl Turn {
     }
 
     async fn history(&self) -> Session {
-        let Some(key) = self.key() else { return Session::default() };
+        let Some(key) = self.key() else {
+            return Session::default();
+        };
         let span = spans::session_load(&self.ask.span, "memory");
         let session = self.gateway.sessions.load(&key).await;
         spans::turns(&span, session.messages.len() / 2);
@@ -90,19 +94,29 @@ impl Turn {
     /// The session's key; `None` for a stateless request.
     pub fn key(&self) -> Option<SessionKey> {
         let session = self.ask.session.clone()?;
-        Some(SessionKey { tenant: self.ask.tenant.clone(), session })
+        Some(SessionKey {
+            tenant: self.ask.tenant.clone(),
+            session,
+        })
     }
 
     /// Tokens of a text from outside. What means something to the layout is neutralised first,
     /// so that nobody can write a turn of the conversation themselves.
     pub fn encode(&self, text: &str) -> Arc<[Token]> {
         let text = policy::neutralise(text, &self.layout.reserved);
-        self.gateway.engine.tokenizer().encode(&text, Special::AsText).into()
+        self.gateway
+            .engine
+            .tokenizer()
+            .encode(&text, Special::AsText)
+            .into()
     }
 
     /// Whether the text holds what the layout reserves.
     pub fn reserves(&self, text: &str) -> bool {
-        matches!(policy::neutralise(text, &self.layout.reserved), Cow::Owned(_))
+        matches!(
+            policy::neutralise(text, &self.layout.reserved),
+            Cow::Owned(_)
+        )
     }
 
     /// A message of the history. Its tokens hold unless its text contains what the present
@@ -150,15 +164,23 @@ impl Turn {
         let context = self.gateway.engine.model().n_ctx;
         let last = self.messages.len().saturating_sub(1);
         let must = |at: usize, m: &Message| m.pinned || at == last;
-        let fixed: usize = self.messages.iter().enumerate().filter(|(at, m)| must(*at, m)).fold(
-            self.layout.fixed as usize,
-            |sum, (_, m)| sum + m.tokens.len() + self.layout.per_message as usize,
-        );
+        let fixed: usize = self
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(at, m)| must(*at, m))
+            .fold(self.layout.fixed as usize, |sum, (_, m)| {
+                sum + m.tokens.len() + self.layout.per_message as usize
+            });
         let room = context.saturating_sub(self.max_tokens) as usize;
         if fixed <= room {
             return Ok(());
         }
-        let field = if self.ask.session.is_some() { "message" } else { "messages" };
+        let field = if self.ask.session.is_some() {
+            "message"
+        } else {
+            "messages"
+        };
         Err(Error::invalid(
             field,
             format!(
@@ -188,7 +210,9 @@ impl Turn {
         lookup: &'a Lookup,
         prompt: Option<&Prompt>,
     ) -> Option<(Key, &'a CacheKey)> {
-        let Lookup::By(policy) = lookup else { return None };
+        let Lookup::By(policy) = lookup else {
+            return None;
+        };
         if !self.ask.params.repeatable(&self.gateway.defaults) {
             return None;
         }
@@ -211,10 +235,10 @@ impl Turn {
     /// Names the run that answers this prompt; `None` where each run differs.
     pub fn flight_key(&self, prompt: &Prompt) -> Option<Key> {
         let basis = CacheBasis::Prompt(&prompt.tokens);
-        self.ask
-            .params
-            .repeatable(&self.gateway.defaults)
-            .then(|| self.identity(Audience::Tenant(&self.ask.tenant), basis).key())
+        self.ask.params.repeatable(&self.gateway.defaults).then(|| {
+            self.identity(Audience::Tenant(&self.ask.tenant), basis)
+                .key()
+        })
     }
 
     fn identity<'a>(&'a self, audience: Audience<'a>, basis: CacheBasis<'a>) -> Identity<'a> {
@@ -232,7 +256,10 @@ impl Turn {
 
     /// Settles the seed: a derived one follows from the final prompt.
     pub fn seed(&mut self, prompt: &Prompt) -> Result<(), Error> {
-        let (seed, source) = self.ask.params.seed(&self.gateway.defaults, &prompt.tokens)?;
+        let (seed, source) = self
+            .ask
+            .params
+            .seed(&self.gateway.defaults, &prompt.tokens)?;
         self.sampling.seed = seed;
         self.seed_source = source;
         Ok(())

@@ -20,8 +20,12 @@ struct Override {
 }
 
 /// Variables that are no configuration keys, though they begin like ones.
-const OTHER_VARIABLES: [&str; 4] =
-    ["STENT_LOG", "STENT_CONFIG", "STENT_MODELS_MIRROR", "STENT_TEST_"];
+const OTHER_VARIABLES: [&str; 4] = [
+    "STENT_LOG",
+    "STENT_CONFIG",
+    "STENT_MODELS_MIRROR",
+    "STENT_TEST_",
+];
 
 impl Overrides {
     /// From the environment: `STENT_ENGINE_N_CTX=4096` is `engine.n_ctx`; deeper tables are
@@ -67,7 +71,11 @@ impl Overrides {
         if path.len() < 2 || path.iter().any(String::is_empty) {
             return Err(bad("expected section.key=value, such as engine.slots=4"));
         }
-        self.0.push(Override { origin, path, value: value(text) });
+        self.0.push(Override {
+            origin,
+            path,
+            value: value(text),
+        });
         Ok(())
     }
 
@@ -93,22 +101,34 @@ fn value(text: &str) -> Value {
 }
 
 fn sections() -> Vec<String> {
-    Table::try_from(Config::default()).map(|t| t.keys().cloned().collect()).unwrap_or_default()
+    Table::try_from(Config::default())
+        .map(|t| t.keys().cloned().collect())
+        .unwrap_or_default()
 }
 
 /// Reads a file and checks it alone, so that its mistakes are told with their lines.
 pub(super) fn file(path: &Path) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let wrong = |message: String| ConfigError::File { path: path.to_owned(), message };
-    let table: Table =
-        text.parse().map_err(|e: toml::de::Error| wrong(e.to_string().trim_end().to_owned()))?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let wrong = |message: String| ConfigError::File {
+        path: path.to_owned(),
+        message,
+    };
+    let table: Table = text
+        .parse()
+        .map_err(|e: toml::de::Error| wrong(e.to_string().trim_end().to_owned()))?;
     let document = toml::Deserializer::parse(&text).map_err(|e| wrong(e.to_string()))?;
     serde_path_to_error::deserialize::<_, Config>(document).map_err(|e| {
         let key = e.path().to_string();
         let inner = e.into_inner();
-        let line = inner.span().map(|span| text[..span.start].matches('\n').count() + 1);
-        let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        let line = inner
+            .span()
+            .map(|span| text[..span.start].matches('\n').count() + 1);
+        let at = line
+            .map(|line| format!("line {line}: "))
+            .unwrap_or_default();
         wrong(format!("{at}{key}: {}", inner.message()))
     })?;
     Ok(table)
@@ -121,8 +141,10 @@ pub(super) fn overlay(table: &mut Table, overrides: &Overrides) -> Result<Config
         message,
     })?;
     for over in &overrides.0 {
-        let wrong =
-            |message| ConfigError::Override { origin: over.origin.clone(), message };
+        let wrong = |message| ConfigError::Override {
+            origin: over.origin.clone(),
+            message,
+        };
         insert(table, &over.path, over.value.clone()).map_err(wrong)?;
         config = read(table).or_else(|first| {
             // `--listen 8000` reads as a number where a text is meant, and the other way round.
@@ -141,7 +163,9 @@ fn plain(value: &Value) -> String {
 }
 
 fn insert(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {
-    let [parents @ .., last] = path else { return Ok(()) };
+    let [parents @ .., last] = path else {
+        return Ok(());
+    };
     let mut here = table;
     for (depth, name) in parents.iter().enumerate() {
         here = here
@@ -160,4 +184,3 @@ fn read(table: &Table) -> Result<Config, String> {
         format!("{key}: {}", e.into_inner().message())
     })
 }
-

@@ -20,7 +20,10 @@ impl Breaker {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.faults.push_back(now);
         while state.faults.len() > limit as usize
-            || state.faults.front().is_some_and(|&first| now.duration_since(first) > window)
+            || state
+                .faults
+                .front()
+                .is_some_and(|&first| now.duration_since(first) > window)
         {
             state.faults.pop_front();
         }

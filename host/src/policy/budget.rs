@@ -24,13 +24,23 @@ impl Budget {
         let max_tokens = room.saturating_sub(layout.fixed);
         let low_water = u64::from(max_tokens) * u64::from(low_water) / 100;
         let low_water = u32::try_from(low_water).unwrap_or(max_tokens);
-        let budget = Self { max_tokens, low_water, per_message: layout.per_message };
+        let budget = Self {
+            max_tokens,
+            low_water,
+            per_message: layout.per_message,
+        };
         let newest = messages.len().saturating_sub(1);
-        let must = messages.iter().enumerate().filter(|&(at, m)| m.pinned || at == newest);
+        let must = messages
+            .iter()
+            .enumerate()
+            .filter(|&(at, m)| m.pinned || at == newest);
         let needed = budget.cost(must.map(|(_, m)| m));
         if needed > max_tokens {
             let needed = needed.saturating_add(layout.fixed);
-            return Err(Denied::TooLong { needed, available: room });
+            return Err(Denied::TooLong {
+                needed,
+                available: room,
+            });
         }
         Ok(budget)
     }
@@ -55,7 +65,10 @@ impl Budget {
                 false => continue,
             };
             if kept.binary_search(&at).is_err() {
-                return Err(RunError::BadResult(format!("{what} (id {}) is not kept", message.id)));
+                return Err(RunError::BadResult(format!(
+                    "{what} (id {}) is not kept",
+                    message.id
+                )));
             }
         }
         let cost = self.cost(kept.iter().filter_map(|&at| messages.get(at)));
@@ -70,9 +83,17 @@ impl Budget {
 }
 
 pub(super) fn trimmed(messages: &[Message], kept: Vec<usize>) -> Trimmed {
-    let first = kept.iter().filter_map(|&at| messages.get(at)).find(|m| !m.pinned).map(|m| m.id);
+    let first = kept
+        .iter()
+        .filter_map(|&at| messages.get(at))
+        .find(|m| !m.pinned)
+        .map(|m| m.id);
     let dropped = messages.len() - kept.len();
-    Trimmed { kept, first, dropped }
+    Trimmed {
+        kept,
+        first,
+        dropped,
+    }
 }
 
 pub(super) fn tokens(message: &Message) -> u32 {

@@ -20,6 +20,9 @@ pub(super) fn source(name: &str) -> Result<&'static [u8], String> {
     let found = BUNDLED.iter().find(|(known, _)| *known == name);
     found.map(|(_, bytes)| *bytes).ok_or_else(|| {
         let known: Vec<_> = BUNDLED.iter().map(|(name, _)| *name).collect();
-        format!("{name:?} is not a bundled policy, expected none or one of {}", known.join(", "))
+        format!(
+            "{name:?} is not a bundled policy, expected none or one of {}",
+            known.join(", ")
+        )
     })
 }

@@ -36,10 +36,7 @@ pub(super) struct Call {
 
 impl Call {
     /// Takes an instance. `None` where native code serves the hook.
-    pub(super) async fn start(
-        asked: &Asked,
-        ask: Ask,
-    ) -> Option<Result<Self, RunError>> {
+    pub(super) async fn start(asked: &Asked, ask: Ask) -> Option<Result<Self, RunError>> {
         let revision = &asked.revision;
         let pool = revision.pool.clone()?;
         let start = Instant::now();
@@ -47,7 +44,13 @@ impl Call {
         Some(match pool.take().await {
             Ok(mut instance) => {
                 instance.allow(pool.template.limits.call);
-                Ok(Self { instance, span, revision: revision.clone(), pool, start })
+                Ok(Self {
+                    instance,
+                    span,
+                    revision: revision.clone(),
+                    pool,
+                    start,
+                })
             }
             Err(fault) => {
                 span.record("stent.policy.outcome", fault.kind());
@@ -66,7 +69,13 @@ impl Call {
         let pool = revision.pool.clone()?;
         instance.allow(pool.template.limits.call);
         let (start, span) = (Instant::now(), ask.span(asked));
-        Some(Ok(Self { instance, span, revision: revision.clone(), pool, start }))
+        Some(Ok(Self {
+            instance,
+            span,
+            revision: revision.clone(),
+            pool,
+            start,
+        }))
     }
 
     /// Writes the outcome down and gives the instance to the janitor.
@@ -91,7 +100,12 @@ impl Call {
         self.span.record("stent.policy.memory_peak", peak);
         let elapsed = self.start.elapsed();
         let (hook, policy) = (self.revision.hook, self.revision.name.as_str());
-        shared.observer.called(&CallFacts { hook, policy, outcome, elapsed });
+        shared.observer.called(&CallFacts {
+            hook,
+            policy,
+            outcome,
+            elapsed,
+        });
     }
 }
 
@@ -134,12 +148,18 @@ pub(super) fn faulted(shared: &Shared, revision: &Revision, fault: RunError) -> 
     tracing::warn!(target: "stent::policy", %hook, policy, kind = fault.kind(),
         "the {hook} policy {policy} failed: {fault}");
     let breaker = &shared.settings.breaker;
-    if revision.breaker.fault(Instant::now(), breaker.faults, breaker.window) {
+    if revision
+        .breaker
+        .fault(Instant::now(), breaker.faults, breaker.window)
+    {
         shared.trip(hook, &revision.sha256);
     }
     match revision.fail {
         Fail::Open => Ok(()),
-        Fail::Closed => Err(Denied::Refused { hook, policy: policy.to_owned(), error: fault }),
+        Fail::Closed => Err(Denied::Refused {
+            hook,
+            policy: policy.to_owned(),
+            error: fault,
+        }),
     }
 }
-

@@ -99,7 +99,10 @@ pub(super) fn run(
         };
         let got = block_on(ask(case, revision, shared)).map_err(|e| failed(e.to_string()))?;
         if got != case.expect {
-            return Err(failed(format!("it answered {got:?}, expected {:?}", case.expect)));
+            return Err(failed(format!(
+                "it answered {got:?}, expected {:?}",
+                case.expect
+            )));
         }
     }
     Ok(())
@@ -111,17 +114,22 @@ async fn ask(
     shared: &Arc<Shared>,
 ) -> Result<Expect, RunError> {
     let mut exchange = 0;
-    let messages: Vec<Message> = case.messages.iter().enumerate().map(|(at, m)| {
-        exchange += u32::from(m.role == Role::User && at > 0);
-        Message {
-            id: at as u64,
-            role: m.role,
-            text: m.text.as_str().into(),
-            tokens: shared.tokenizer.encode(&m.text, Special::AsText).into(),
-            pinned: m.pinned,
-            exchange,
-        }
-    }).collect();
+    let messages: Vec<Message> = case
+        .messages
+        .iter()
+        .enumerate()
+        .map(|(at, m)| {
+            exchange += u32::from(m.role == Role::User && at > 0);
+            Message {
+                id: at as u64,
+                role: m.role,
+                text: m.text.as_str().into(),
+                tokens: shared.tokenizer.encode(&m.text, Special::AsText).into(),
+                pinned: m.pinned,
+                exchange,
+            }
+        })
+        .collect();
     let facts = Facts {
         model: "cases".into(),
         now_ms: 0,
@@ -134,7 +142,13 @@ async fn ask(
     let budget = Budget::new(&facts, layout, low_water, &messages);
     let facts = Arc::new(facts);
     let (revision, shared, span) = (revision.clone(), shared.clone(), tracing::Span::none());
-    let asked = Asked { revision, generation: 0, facts, shared, span };
+    let asked = Asked {
+        revision,
+        generation: 0,
+        facts,
+        shared,
+        span,
+    };
     let missing = || RunError::BadResult("native code has no cases".into());
     Ok(match case.hook {
         Hook::Trim => {

@@ -46,7 +46,10 @@ enum Report {
 
 impl Compiler {
     pub(super) fn new(dir: PathBuf, program: Option<PathBuf>, engine: &Engine) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)?;
         let meta = fs::metadata(&dir)?;
         if meta.mode() & 0o077 != 0 {
             // Whoever can write here decides what code this process runs.
@@ -56,7 +59,11 @@ impl Compiler {
             Some(program) => program,
             None => std::env::current_exe()?,
         };
-        Ok(Self { dir, program, compatibility: compatibility(engine) })
+        Ok(Self {
+            dir,
+            program,
+            compatibility: compatibility(engine),
+        })
     }
 
     /// The component of `source`, from earlier work where there is some.
@@ -75,7 +82,10 @@ impl Compiler {
         self.remember(sha256, &report)?;
         match report {
             Report::Rejected(rejection) => Err(rejection),
-            Report::Compiled(hooks) => Ok(Compiled { component: self.load(engine, &output)?, hooks }),
+            Report::Compiled(hooks) => Ok(Compiled {
+                component: self.load(engine, &output)?,
+                hooks,
+            }),
         }
     }
 
@@ -92,12 +102,17 @@ impl Compiler {
         let output = self.output(sha256);
         let hooks = precompile(engine, source, &output)?;
         self.remember(sha256, &Report::Compiled(hooks.clone()))?;
-        Ok(Compiled { component: self.load(engine, &output)?, hooks })
+        Ok(Compiled {
+            component: self.load(engine, &output)?,
+            hooks,
+        })
     }
 
     fn known(&self, engine: &Engine, sha256: &str) -> Option<Compiled> {
         let report = fs::read(self.report(sha256)).ok()?;
-        let Ok(Report::Compiled(hooks)) = serde_json::from_slice(&report) else { return None };
+        let Ok(Report::Compiled(hooks)) = serde_json::from_slice(&report) else {
+            return None;
+        };
         let component = self.load(engine, &self.output(sha256)).ok()?;
         Some(Compiled { component, hooks })
     }
@@ -114,25 +129,35 @@ impl Compiler {
     }
 
     fn output(&self, sha256: &str) -> PathBuf {
-        self.dir.join(format!("{sha256}-{}.cwasm", self.compatibility))
+        self.dir
+            .join(format!("{sha256}-{}.cwasm", self.compatibility))
     }
 
     fn report(&self, sha256: &str) -> PathBuf {
-        self.dir.join(format!("{sha256}-{}.json", self.compatibility))
+        self.dir
+            .join(format!("{sha256}-{}.json", self.compatibility))
     }
 
-    #[expect(unsafe_code, reason = "wasmtime offers no safe way to load what another process compiled")]
+    #[expect(
+        unsafe_code,
+        reason = "wasmtime offers no safe way to load what another process compiled"
+    )]
     fn load(&self, engine: &Engine, file: &Path) -> Result<Component, Rejection> {
         // SAFETY: the file was written by `precompile`, by this program or its child, into a
         // directory that only this user can write; its name holds the source's digest and the
         // compatibility of compiler and engine, and wasmtime checks its own header again.
         let loaded = unsafe { Component::deserialize_file(engine, file) };
-        loaded.map_err(|e| Stage::Compile.reject(format!("its compiled code cannot be loaded: {e:#}")))
+        loaded.map_err(|e| {
+            Stage::Compile.reject(format!("its compiled code cannot be loaded: {e:#}"))
+        })
     }
 
     fn child(&self, source: &Path, output: &Path, limits: &Limits) -> Result<Report, Rejection> {
         let broken = |e: io::Error| {
-            Stage::Compile.reject(format!("the compiler {} cannot run: {e}", self.program.display()))
+            Stage::Compile.reject(format!(
+                "the compiler {} cannot run: {e}",
+                self.program.display()
+            ))
         };
         let mut child = Command::new(&self.program)
             .arg("__compile")
@@ -190,7 +215,11 @@ fn wait(child: &mut std::process::Child, wall: Duration) -> io::Result<Option<Ex
 fn death(status: ExitStatus, complaint: &str, limits: &Limits) -> String {
     const XCPU: i32 = 24;
     let memory = limits.compile_memory;
-    let out_of_memory = ["memory allocation of", "Cannot allocate memory", "out of memory"];
+    let out_of_memory = [
+        "memory allocation of",
+        "Cannot allocate memory",
+        "out of memory",
+    ];
     match status.signal() {
         Some(XCPU) => format!(
             "compiling took more processor time than policies.limits.compile_cpu = {:?} allows",
@@ -201,7 +230,10 @@ fn death(status: ExitStatus, complaint: &str, limits: &Limits) -> String {
         ),
         Some(signal) => format!("the compiler was ended by signal {signal}"),
         None => {
-            let last = complaint.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no word");
+            let last = complaint
+                .lines()
+                .rfind(|line| !line.trim().is_empty())
+                .unwrap_or("no word");
             format!("the compiler failed ({status}): {last}")
         }
     }
@@ -215,7 +247,13 @@ pub fn compile_child_main() -> std::process::ExitCode {
         eprintln!("__compile is for the gateway's own use and needs 5 arguments");
         return std::process::ExitCode::from(2);
     };
-    match child(Path::new(source), Path::new(output), compatibility, memory, cpu) {
+    match child(
+        Path::new(source),
+        Path::new(output),
+        compatibility,
+        memory,
+        cpu,
+    ) {
         Ok(report) => {
             println!("{report}");
             std::process::ExitCode::SUCCESS
@@ -250,7 +288,13 @@ fn child(
 }
 
 fn limit(resource: Resource, value: u64) -> io::Result<()> {
-    Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: None })?)
+    Ok(setrlimit(
+        resource,
+        Rlimit {
+            current: Some(value),
+            maximum: None,
+        },
+    )?)
 }
 
 /// Inspects and compiles; the output appears whole or not at all.

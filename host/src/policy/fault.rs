@@ -56,7 +56,9 @@ impl RunError {
             return fault.clone();
         }
         match error.downcast_ref::<Trap>() {
-            Some(Trap::StackOverflow) => Self::Stack { limit: super::runtime::WASM_STACK },
+            Some(Trap::StackOverflow) => Self::Stack {
+                limit: super::runtime::WASM_STACK,
+            },
             Some(trap) => Self::Trap(trap.to_string()),
             None => Self::BadResult(error.root_cause().to_string()),
         }

@@ -45,12 +45,17 @@ pub(super) fn stamp(path: &Path) -> io::Result<Stamp> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let modified = (meta.mtime(), meta.mtime_nsec());
-    Ok(Stamp { len: meta.len(), inode: meta.ino(), modified })
+    Ok(Stamp {
+        len: meta.len(),
+        inode: meta.ino(),
+        modified,
+    })
 }
 
 /// `x.shadow.wasm` runs beside the live policy.
 pub(super) fn is_shadow(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".shadow.wasm"))
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().ends_with(".shadow.wasm"))
 }
 
 /// `x.wasm.sig` beside `x.wasm`.

@@ -70,14 +70,24 @@ impl Generation {
     ) -> Self {
         let mut digest = Sha256::new();
         for revision in &revisions {
-            for part in [revision.hook.as_str(), &revision.sha256, &revision.config_digest] {
+            for part in [
+                revision.hook.as_str(),
+                &revision.sha256,
+                &revision.config_digest,
+            ] {
                 digest.update(part);
                 digest.update([0]);
             }
         }
         gauge.0.fetch_add(1, Ordering::Relaxed);
         let identity = hex::encode(digest.finalize());
-        Self { number, revisions, shadows, identity, _counted: Counted(gauge.clone()) }
+        Self {
+            number,
+            revisions,
+            shadows,
+            identity,
+            _counted: Counted(gauge.clone()),
+        }
     }
 
     pub(super) fn of(&self, hook: Hook) -> &Arc<Revision> {
@@ -85,7 +95,9 @@ impl Generation {
     }
 
     pub(super) fn shadow(&self, hook: Hook) -> Option<&Arc<Shadow>> {
-        self.shadows.iter().find(|shadow| shadow.revision.hook == hook)
+        self.shadows
+            .iter()
+            .find(|shadow| shadow.revision.hook == hook)
     }
 }
 

@@ -72,7 +72,15 @@ impl Template {
             Hook::Filter => HookIndices::Filter(wit::output_filter::GuestIndices::new(&pre)?),
         };
         let policy = wit::policy::GuestIndices::new(&pre)?;
-        Ok(Self { pre, policy, hook: indices, config, label: hook.as_str().into(), tokenizer, limits })
+        Ok(Self {
+            pre,
+            policy,
+            hook: indices,
+            config,
+            label: hook.as_str().into(),
+            tokenizer,
+            limits,
+        })
     }
 
     /// Log lines carry the policy's own name from here on.
@@ -102,7 +110,12 @@ impl Template {
             HookIndices::Cache(it) => HookGuest::Cache(it.load(&mut store, &raw)?),
             HookIndices::Filter(it) => HookGuest::Filter(it.load(&mut store, &raw)?),
         };
-        Ok(Instance { store, hook, policy, _permit: permit })
+        Ok(Instance {
+            store,
+            hook,
+            policy,
+            _permit: permit,
+        })
     }
 
     /// A fresh instance, ready to be asked.
@@ -132,7 +145,10 @@ impl Instance {
 
     pub(super) async fn describe(&mut self, limit: Duration) -> Result<Descriptor, RunError> {
         self.allow(limit);
-        self.policy.call_describe(&mut self.store).await.map_err(|e| RunError::of(&e))
+        self.policy
+            .call_describe(&mut self.store)
+            .await
+            .map_err(|e| RunError::of(&e))
     }
 
     pub(super) async fn configure(&mut self, json: &str, limit: Duration) -> Result<(), RunError> {
@@ -150,7 +166,9 @@ impl Instance {
 pub(super) fn flatten<R>(called: wasmtime::Result<Result<R, String>>) -> Result<R, RunError> {
     match called {
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(reason)) => Err(RunError::Refused(super::host::head(&reason, 500).to_owned())),
+        Ok(Err(reason)) => Err(RunError::Refused(
+            super::host::head(&reason, 500).to_owned(),
+        )),
         Err(error) => Err(RunError::of(&error)),
     }
 }

@@ -75,7 +75,11 @@ impl History {
             Err(e) if e.kind() == io::ErrorKind::NotFound => State::default(),
             Err(e) => return Err(e),
         };
-        Ok(Self { dir: dir.to_owned(), keep: keep.max(2), state })
+        Ok(Self {
+            dir: dir.to_owned(),
+            keep: keep.max(2),
+            state,
+        })
     }
 
     /// Where the source of a revision lies.
@@ -108,12 +112,18 @@ impl History {
     }
 
     pub(super) fn held(&self, hook: Hook, sha256: &str) -> Option<&Held> {
-        self.state.held.get(&hook)?.iter().find(|held| held.sha256 == sha256)
+        self.state
+            .held
+            .get(&hook)?
+            .iter()
+            .find(|held| held.sha256 == sha256)
     }
 
     /// Writes down that a revision serves; an entry of the same policy and config moves to the end.
     pub(super) fn served(&mut self, hook: Hook, entry: Entry) -> io::Result<()> {
-        self.state.numbers.insert(hook, self.next(hook).max(entry.number + 1) - 1);
+        self.state
+            .numbers
+            .insert(hook, self.next(hook).max(entry.number + 1) - 1);
         let entries = self.state.revisions.entry(hook).or_default();
         entries.retain(|e| (&e.sha256, &e.config_digest) != (&entry.sha256, &entry.config_digest));
         entries.push(entry);
@@ -133,7 +143,11 @@ impl History {
 
     /// A promoted policy may serve again.
     pub(super) fn release(&mut self, hook: Hook, sha256: &str) -> io::Result<()> {
-        self.state.held.entry(hook).or_default().retain(|h| h.sha256 != sha256);
+        self.state
+            .held
+            .entry(hook)
+            .or_default()
+            .retain(|h| h.sha256 != sha256);
         self.save()
     }
 
@@ -148,7 +162,12 @@ impl History {
 
     /// Forgets a source that will not serve, unless a revision names it.
     pub(super) fn discard(&self, sha256: &str) {
-        let named = self.state.revisions.values().flatten().any(|e| e.sha256 == sha256);
+        let named = self
+            .state
+            .revisions
+            .values()
+            .flatten()
+            .any(|e| e.sha256 == sha256);
         if !named && !sha256.is_empty() {
             // A source too many costs only room on disk.
             let _ = fs::remove_file(self.source(sha256));
@@ -159,9 +178,12 @@ impl History {
     fn sweep(&self) {
         let named = |file: &str| {
             let all = self.state.revisions.values().flatten();
-            all.into_iter().any(|e| file.strip_suffix(".wasm") == Some(&e.sha256))
+            all.into_iter()
+                .any(|e| file.strip_suffix(".wasm") == Some(&e.sha256))
         };
-        let Ok(entries) = fs::read_dir(self.dir.join("sources")) else { return };
+        let Ok(entries) = fs::read_dir(self.dir.join("sources")) else {
+            return;
+        };
         for entry in entries.flatten() {
             if !named(&entry.file_name().to_string_lossy()) {
                 // A source too many costs only room on disk.
@@ -194,7 +216,9 @@ pub(super) fn audit(dir: &Path, limit: usize) -> io::Result<Vec<Change>> {
 }
 
 pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -59,8 +59,14 @@ impl HostState {
         table.set_max_capacity(64);
         Self {
             table,
-            limiter: Limiter { limit: usize::try_from(limits.memory).unwrap_or(usize::MAX), peak: 0 },
-            clock: Clock { ran: Duration::ZERO, limit: limits.probe },
+            limiter: Limiter {
+                limit: usize::try_from(limits.memory).unwrap_or(usize::MAX),
+                peak: 0,
+            },
+            clock: Clock {
+                ran: Duration::ZERO,
+                limit: limits.probe,
+            },
             tokenizer,
             label,
             log_left: limits.log_lines,
@@ -69,12 +75,17 @@ impl HostState {
 
     /// Starts the allowance of one call.
     pub(super) fn allow(&mut self, limit: Duration) {
-        self.clock = Clock { ran: Duration::ZERO, limit };
+        self.clock = Clock {
+            ran: Duration::ZERO,
+            limit,
+        };
     }
 
     /// A line for the operator, cut to a bearable length; past the limit it is only counted.
     fn line(&mut self, level: host::Level, message: &str) {
-        let Some(left) = self.log_left.checked_sub(1) else { return };
+        let Some(left) = self.log_left.checked_sub(1) else {
+            return;
+        };
         self.log_left = left;
         let text = head(message, LOG_BYTES);
         let policy = &*self.label;
@@ -111,7 +122,11 @@ impl wasmtime::ResourceLimiter for Limiter {
         if desired > limit {
             // An error instead of a plain "no": the guest would abort with a trap whose text
             // says nothing about memory.
-            return Err(Raised(RunError::Memory { asked: desired, limit }).into());
+            return Err(Raised(RunError::Memory {
+                asked: desired,
+                limit,
+            })
+            .into());
         }
         self.peak = self.peak.max(desired);
         Ok(true)
@@ -160,7 +175,10 @@ impl request::HostRequest for HostState {
     }
     fn limits(&mut self, it: Resource<RequestHandle>) -> wasmtime::Result<wit::Limits> {
         let facts = &self.table.get(&it)?.facts;
-        Ok(wit::Limits { context: facts.context, reserved_output: facts.reserved_output })
+        Ok(wit::Limits {
+            context: facts.context,
+            reserved_output: facts.reserved_output,
+        })
     }
     fn streaming(&mut self, it: Resource<RequestHandle>) -> wasmtime::Result<bool> {
         Ok(self.table.get(&it)?.facts.streaming)
@@ -171,7 +189,10 @@ impl request::HostRequest for HostState {
         name: String,
     ) -> wasmtime::Result<Option<String>> {
         let attributes = &self.table.get(&it)?.facts.attributes;
-        Ok(attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()))
+        Ok(attributes
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.clone()))
     }
     fn granted(&mut self, it: Resource<RequestHandle>) -> wasmtime::Result<wit::Scope> {
         Ok(self.table.get(&it)?.granted.into())
@@ -187,9 +208,19 @@ impl request::HostTranscript for HostState {
         &mut self,
         it: Resource<TranscriptHandle>,
     ) -> wasmtime::Result<Vec<request::Message>> {
-        Ok(self.table.get(&it)?.0.iter().map(request::Message::from).collect())
+        Ok(self
+            .table
+            .get(&it)?
+            .0
+            .iter()
+            .map(request::Message::from)
+            .collect())
     }
-    fn text(&mut self, it: Resource<TranscriptHandle>, id: u64) -> wasmtime::Result<Option<String>> {
+    fn text(
+        &mut self,
+        it: Resource<TranscriptHandle>,
+        id: u64,
+    ) -> wasmtime::Result<Option<String>> {
         Ok(self.table.get(&it)?.find(id).map(|m| m.text.to_string()))
     }
     fn head(

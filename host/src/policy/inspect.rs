@@ -19,11 +19,13 @@ pub(super) struct Inspected {
 
 pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
     let component = component(bytes)?;
-    Validator::new().validate_all(&component).map_err(|e| Rejection {
-        stage: Stage::Contract,
-        reason: format!("is not a valid component: {e}"),
-        truncated: e.message().contains("unexpected end"),
-    })?;
+    Validator::new()
+        .validate_all(&component)
+        .map_err(|e| Rejection {
+            stage: Stage::Contract,
+            reason: format!("is not a valid component: {e}"),
+            truncated: e.message().contains("unexpected end"),
+        })?;
     let (imports, exports) = surface(&component)?;
     for import in &imports {
         check_import(import)?;
@@ -44,18 +46,24 @@ fn component(bytes: &[u8]) -> Result<Vec<u8>, Rejection> {
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
             let parsed: Result<Vec<_>, _> = Parser::new(0).parse_all(bytes).collect();
             if let Err(error) = parsed {
-                return Err(truncated(&format!("is not a whole WebAssembly module: {error}")));
+                return Err(truncated(&format!(
+                    "is not a whole WebAssembly module: {error}"
+                )));
             }
             let encoded = wit_component::ComponentEncoder::default()
                 .validate(true)
                 .module(bytes)
                 .and_then(|mut encoder| encoder.encode());
-            encoded.map_err(|e| Stage::Componentize.reject(format!("cannot become a component: {e:#}")))
+            encoded.map_err(|e| {
+                Stage::Componentize.reject(format!("cannot become a component: {e:#}"))
+            })
         }
-        [] => Err(truncated("is empty, expected a WebAssembly component or module")),
-        [0, b'a', b's', b'm', ..] => {
-            Err(truncated("has an unknown binary version, expected a core module or a component"))
-        }
+        [] => Err(truncated(
+            "is empty, expected a WebAssembly component or module",
+        )),
+        [0, b'a', b's', b'm', ..] => Err(truncated(
+            "has an unknown binary version, expected a core module or a component",
+        )),
         _ => Err(Stage::Contract.reject(format!(
             "is not WebAssembly: it begins with {}, expected 0061736d",
             hex::encode(&bytes[..bytes.len().min(4)])
@@ -104,8 +112,12 @@ fn hooks(exports: &[String]) -> Result<Vec<Hook>, Rejection> {
     let mut found = Vec::new();
     let mut describes = false;
     for export in exports {
-        let Some((interface, version)) = of_package(export) else { continue };
-        let hook = Hook::ALL.into_iter().find(|hook| hook.interface() == interface);
+        let Some((interface, version)) = of_package(export) else {
+            continue;
+        };
+        let hook = Hook::ALL
+            .into_iter()
+            .find(|hook| hook.interface() == interface);
         if hook.is_some() || interface == "policy" {
             spoken(export, version)?;
         }

@@ -17,7 +17,9 @@ pub(super) fn trim(messages: &[Message], budget: &Budget) -> Trimmed {
     };
     let pick = |oldest: u32| -> Vec<usize> {
         let all = messages.iter().enumerate();
-        all.filter(|&(at, m)| keeps(oldest, at, m)).map(|(at, _)| at).collect()
+        all.filter(|&(at, m)| keeps(oldest, at, m))
+            .map(|(at, _)| at)
+            .collect()
     };
     let earliest = current.exchange.saturating_sub(EXCHANGES);
     let fitting = (earliest..=current.exchange)

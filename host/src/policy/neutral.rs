@@ -13,7 +13,9 @@ const BREAKERS: [char; 4] = [' ', '\u{200b}', '\u{2060}', '\u{fffd}'];
 /// `[ INST]`. The result contains no reserved string, so doing it again changes nothing. A string
 /// of a single character is replaced.
 pub fn neutralise<'t, S: AsRef<str>>(text: &'t str, reserved: &[S]) -> Cow<'t, str> {
-    let Some(mut at) = first(text, 0, reserved) else { return Cow::Borrowed(text) };
+    let Some(mut at) = first(text, 0, reserved) else {
+        return Cow::Borrowed(text);
+    };
     let breaker = breaker(reserved);
     let mut out = String::with_capacity(text.len() + 8);
     let mut copied = 0;
@@ -39,7 +41,10 @@ pub(super) fn border<S: AsRef<str>>(left: &str, right: &str, reserved: &[S]) -> 
             .skip(1)
             .any(|(cut, _)| left.ends_with(&s[..cut]) && right.starts_with(&s[cut..]))
     };
-    reserved.iter().any(|s| spans(s.as_ref())).then(|| breaker(reserved))
+    reserved
+        .iter()
+        .any(|s| spans(s.as_ref()))
+        .then(|| breaker(reserved))
 }
 
 /// Start of the leftmost reserved string at or after `from`.
@@ -55,5 +60,8 @@ fn first<S: AsRef<str>>(text: &str, from: usize, reserved: &[S]) -> Option<usize
 
 fn breaker<S: AsRef<str>>(reserved: &[S]) -> char {
     let free = |c: &char| !reserved.iter().any(|s| s.as_ref().contains(*c));
-    BREAKERS.into_iter().find(free).unwrap_or(char::REPLACEMENT_CHARACTER)
+    BREAKERS
+        .into_iter()
+        .find(free)
+        .unwrap_or(char::REPLACEMENT_CHARACTER)
 }

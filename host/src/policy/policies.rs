@@ -42,9 +42,17 @@ pub enum PolicyError {
     #[error("{path}: {source}")]
     Files { path: PathBuf, source: io::Error },
     #[error("the bundled {hook} policy {name} cannot serve: {reason}")]
-    Bundled { hook: Hook, name: String, reason: String },
+    Bundled {
+        hook: Hook,
+        name: String,
+        reason: String,
+    },
     #[error("the {hook} policy cannot be {what}: {reason}")]
-    Change { hook: Hook, what: &'static str, reason: String },
+    Change {
+        hook: Hook,
+        what: &'static str,
+        reason: String,
+    },
     #[error("the policies are being shut down")]
     Stopped,
 }
@@ -107,7 +115,16 @@ impl Policies {
         });
         let live = ArcSwap::from_pointee(Generation::new(0, natives, Vec::new(), &gauge));
         let notices = Mutex::default();
-        let core = Arc::new(Core { live, gauge, shared, runtime, crew, compiler, dir, notices });
+        let core = Arc::new(Core {
+            live,
+            gauge,
+            shared,
+            runtime,
+            crew,
+            compiler,
+            dir,
+            notices,
+        });
         let mut reconciler = Reconciler::new(core.clone(), history, inbox, hints.clone());
         reconciler.first_look()?;
         let thread = std::thread::Builder::new()
@@ -115,13 +132,23 @@ impl Policies {
             .spawn(move || reconciler.run())
             .map_err(files(&core.dir))?;
         let (hints, reconciler, janitor) = (Mutex::new(hints), Some(thread), Some(janitor));
-        Ok(Arc::new(Self { core, hints, reconciler, janitor }))
+        Ok(Arc::new(Self {
+            core,
+            hints,
+            reconciler,
+            janitor,
+        }))
     }
 
     /// Pins the current generation for one request. `span` is the request's own: policy calls are
     /// its children.
     pub fn snapshot(&self, facts: Facts, span: tracing::Span) -> Snapshot {
-        Snapshot::new(self.core.live.load_full(), facts, span, self.core.shared.clone())
+        Snapshot::new(
+            self.core.live.load_full(),
+            facts,
+            span,
+            self.core.shared.clone(),
+        )
     }
 
     pub fn generation(&self) -> u64 {
@@ -141,7 +168,11 @@ impl Policies {
         }
         let live = self.core.live.load();
         let required = |hook: &Hook| self.core.shared.settings.hook(*hook).required;
-        match Hook::ALL.into_iter().filter(required).find(|h| live.of(*h).origin == Origin::Builtin) {
+        match Hook::ALL
+            .into_iter()
+            .filter(required)
+            .find(|h| live.of(*h).origin == Origin::Builtin)
+        {
             None => Ok(()),
             Some(hook) => Err(format!(
                 "policies.{hook}.required is set, and {} holds no {hook} policy that can serve",
@@ -170,7 +201,12 @@ impl Policies {
             listed
         });
         let notices = self.core.notices();
-        PolicyList(serving.chain(shadows).chain(notices.files.iter().cloned()).collect())
+        PolicyList(
+            serving
+                .chain(shadows)
+                .chain(notices.files.iter().cloned())
+                .collect(),
+        )
     }
 
     /// Standing troubles, one sentence each.
@@ -199,7 +235,11 @@ impl Policies {
 
     /// Gives the hook's policy another config: a new generation with fresh instances, or an error
     /// and everything as before.
-    pub async fn configure(&self, hook: Hook, config: Map<String, Value>) -> Result<(), PolicyError> {
+    pub async fn configure(
+        &self,
+        hook: Hook,
+        config: Map<String, Value>,
+    ) -> Result<(), PolicyError> {
         self.ask(|reply| Hint::Configure(hook, config, reply)).await
     }
 
@@ -224,7 +264,11 @@ impl Policies {
 
     fn send(&self, hint: Hint) {
         // A reconciler that has stopped drops the reply, which the caller sees.
-        let _ = self.hints.lock().unwrap_or_else(PoisonError::into_inner).send(hint);
+        let _ = self
+            .hints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(hint);
     }
 }
 

@@ -45,16 +45,25 @@ enum Chore {
 impl Crew {
     pub(super) fn hire(limit: u32) -> std::io::Result<(Self, Janitor)> {
         let (chores, inbox) = mpsc::sync_channel(CHORES);
-        let thread = std::thread::Builder::new().name("stent-instances".into()).spawn(move || {
-            while let Ok(Chore::Replace(used, pool)) = inbox.recv() {
-                drop(used);
-                if let Some(pool) = pool.upgrade() {
-                    pool.fill();
+        let thread = std::thread::Builder::new()
+            .name("stent-instances".into())
+            .spawn(move || {
+                while let Ok(Chore::Replace(used, pool)) = inbox.recv() {
+                    drop(used);
+                    if let Some(pool) = pool.upgrade() {
+                        pool.fill();
+                    }
                 }
-            }
-        })?;
+            })?;
         let permits = Arc::new(Semaphore::new(limit as usize));
-        Ok((Self { permits, limit, chores }, Janitor(Some(thread))))
+        Ok((
+            Self {
+                permits,
+                limit,
+                chores,
+            },
+            Janitor(Some(thread)),
+        ))
     }
 
     /// Waits a moment; fails when all instances stay in use.
@@ -100,7 +109,12 @@ impl Crew {
 
 impl Pool {
     pub(super) fn new(template: Template, crew: Crew) -> Arc<Self> {
-        Arc::new(Self { template, ready: Mutex::default(), misses: AtomicU32::new(0), crew })
+        Arc::new(Self {
+            template,
+            ready: Mutex::default(),
+            misses: AtomicU32::new(0),
+            crew,
+        })
     }
 
     /// A configured instance, from the warm ones if there is one.
@@ -123,7 +137,9 @@ impl Pool {
     /// Makes instances until enough are warm, or none can be had for now.
     pub(super) fn fill(&self) {
         while self.lock().len() < self.template.limits.warm {
-            let Ok(permit) = self.crew.permit_now() else { return };
+            let Ok(permit) = self.crew.permit_now() else {
+                return;
+            };
             let made = futures::executor::block_on(self.template.configured(permit));
             match made {
                 Ok(instance) => self.lock().push(instance),

@@ -49,7 +49,10 @@ impl Bench<'_> {
         let described = block_on(async {
             let mut instance = template.bare(permit).await.map_err(unfit)?;
             let at = |stage: Stage| move |fault: super::RunError| stage.reject(fault.to_string());
-            let described = instance.describe(limit).await.map_err(at(Stage::Describe))?;
+            let described = instance
+                .describe(limit)
+                .await
+                .map_err(at(Stage::Describe))?;
             if !is_name(&described.name) || described.version.len() > 64 {
                 return Err(Stage::Describe.reject(format!(
                     "it calls itself {:?}, expected 1 to 64 lower-case letters, digits and dashes",
@@ -57,12 +60,23 @@ impl Bench<'_> {
                 )));
             }
             let config = template.config();
-            instance.configure(config, limit).await.map_err(at(Stage::Configure))?;
-            instance.self_test(limit).await.map_err(at(Stage::SelfTest))?;
+            instance
+                .configure(config, limit)
+                .await
+                .map_err(at(Stage::Configure))?;
+            instance
+                .self_test(limit)
+                .await
+                .map_err(at(Stage::SelfTest))?;
             Ok(described)
         })?;
         let template = template.named(&described.name);
-        Ok(Candidate { hook, name: described.name, version: described.version, template })
+        Ok(Candidate {
+            hook,
+            name: described.name,
+            version: described.version,
+            template,
+        })
     }
 }
 

@@ -35,7 +35,10 @@ pub(super) enum Hint {
     Configure(Hook, Map<String, Value>, Asked),
     History(Hook, oneshot::Sender<Vec<Entry>>),
     /// The breaker of this hook's policy tripped.
-    Tripped { hook: Hook, sha256: String },
+    Tripped {
+        hook: Hook,
+        sha256: String,
+    },
     Stop,
 }
 
@@ -67,8 +70,13 @@ enum FileState {
     Settling,
     /// Ended too early to be whole; may still grow.
     Truncated(Rejection),
-    Serving { sha256: String },
-    Rejected { sha256: String, rejection: Rejection },
+    Serving {
+        sha256: String,
+    },
+    Rejected {
+        sha256: String,
+        rejection: Rejection,
+    },
     /// Gone from the folder since then.
     Missing(Instant),
 }
@@ -88,7 +96,16 @@ impl Reconciler {
         let (files, tripped) = (BTreeMap::new(), BTreeMap::new());
         let (watcher, folder_gone, waiting) = (None, false, Vec::new());
         Self {
-            core, settings, history, files, builtin, inbox, hints, watcher, folder_gone, tripped,
+            core,
+            settings,
+            history,
+            files,
+            builtin,
+            inbox,
+            hints,
+            watcher,
+            folder_gone,
+            tripped,
             waiting,
         }
     }
@@ -135,7 +152,9 @@ impl Reconciler {
         match hint {
             Hint::Look | Hint::Stop => {}
             Hint::Reload(reply) => self.waiting.push(reply),
-            Hint::Rollback(hook, reply) => drop(reply.send(self.roll_back(hook, "api", "asked for"))),
+            Hint::Rollback(hook, reply) => {
+                drop(reply.send(self.roll_back(hook, "api", "asked for")))
+            }
             Hint::Promote(hook, reply) => {
                 // The renamed file goes through the stages like any other before this is answered.
                 match self.promote(hook) {
@@ -151,15 +170,23 @@ impl Reconciler {
 
     /// Until the next look: soon while something settles.
     fn pause(&self) -> Duration {
-        match self.is_busy() || self.files.values().any(|f| matches!(f.state, FileState::Missing(_))) {
+        match self.is_busy()
+            || self
+                .files
+                .values()
+                .any(|f| matches!(f.state, FileState::Missing(_)))
+        {
             true => (self.settings.settle / 3).max(Duration::from_millis(5)),
-            false if self.settings.poll || self.folder_gone => self.settings.rescan.min(Duration::from_secs(1)),
+            false if self.settings.poll || self.folder_gone => {
+                self.settings.rescan.min(Duration::from_secs(1))
+            }
             false => self.settings.rescan,
         }
     }
 
     fn is_busy(&self) -> bool {
-        let busy = |file: &Seen| matches!(file.state, FileState::Settling | FileState::Truncated(_));
+        let busy =
+            |file: &Seen| matches!(file.state, FileState::Settling | FileState::Truncated(_));
         self.files.values().any(busy)
     }
 
@@ -191,7 +218,11 @@ impl Reconciler {
                     }
                 }
                 seen => {
-                    let fresh = Seen { stamp: *stamp, since: now, state: FileState::Settling };
+                    let fresh = Seen {
+                        stamp: *stamp,
+                        since: now,
+                        state: FileState::Settling,
+                    };
                     match seen {
                         Some(seen) => *seen = fresh,
                         None => drop(self.files.insert(path.clone(), fresh)),
@@ -211,12 +242,19 @@ impl Reconciler {
     /// Takes settled files through the stages, and lets missing ones go.
     fn advance(&mut self, now: Instant) {
         let settle = self.settings.settle;
-        let ripe: Vec<PathBuf> = self.files.iter().filter(|(_, file)| match file.state {
-            FileState::Settling => now.duration_since(file.since) >= settle,
-            _ => false,
-        }).map(|(path, _)| path.clone()).collect();
+        let ripe: Vec<PathBuf> = self
+            .files
+            .iter()
+            .filter(|(_, file)| match file.state {
+                FileState::Settling => now.duration_since(file.since) >= settle,
+                _ => false,
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in ripe {
-            let Some(before) = self.files.get(&path).map(|file| file.stamp) else { continue };
+            let Some(before) = self.files.get(&path).map(|file| file.stamp) else {
+                continue;
+            };
             let state = self.admit(&path, before);
             // What changed while it compiled settles again; the stale result is dropped.
             if let Some(file) = self.files.get_mut(&path) {
@@ -227,14 +265,22 @@ impl Reconciler {
             if let FileState::Truncated(rejection) = &file.state
                 && now.duration_since(file.since) >= GROWING
             {
-                file.state = FileState::Rejected { sha256: String::new(), rejection: rejection.clone() };
+                file.state = FileState::Rejected {
+                    sha256: String::new(),
+                    rejection: rejection.clone(),
+                };
             }
         }
         let grace = self.settings.grace;
-        let gone: Vec<PathBuf> = self.files.iter().filter(|(_, file)| match file.state {
-            FileState::Missing(since) => now.duration_since(since) >= grace,
-            _ => false,
-        }).map(|(path, _)| path.clone()).collect();
+        let gone: Vec<PathBuf> = self
+            .files
+            .iter()
+            .filter(|(_, file)| match file.state {
+                FileState::Missing(since) => now.duration_since(since) >= grace,
+                _ => false,
+            })
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in gone {
             self.files.remove(&path);
             self.retire(&path);
@@ -256,7 +302,12 @@ impl Reconciler {
         tracing::error!(target: "stent::policy", file = %path.display(), stage,
             "{}: {rejection}", path.display());
         let generation = self.core.live.load().number;
-        let facts = ReloadFacts { hook: None, result: "rejected", stage, generation };
+        let facts = ReloadFacts {
+            hook: None,
+            result: "rejected",
+            stage,
+            generation,
+        };
         self.core.shared.observer.reloaded(&facts);
     }
 
@@ -265,9 +316,15 @@ impl Reconciler {
         let mut alarms: Vec<String> = self.tripped.values().cloned().collect();
         if self.folder_gone {
             let dir = self.settings.dir.display();
-            alarms.push(format!("policies.dir = {dir} cannot be read; what serves goes on serving"));
+            alarms.push(format!(
+                "policies.dir = {dir} cannot be read; what serves goes on serving"
+            ));
         }
-        let files = self.files.iter().filter_map(|(path, seen)| seen.listed(path)).collect();
+        let files = self
+            .files
+            .iter()
+            .filter_map(|(path, seen)| seen.listed(path))
+            .collect();
         *self.core.notices() = super::policies::Notices { files, alarms };
     }
 }
@@ -276,15 +333,27 @@ impl Seen {
     fn listed(&self, path: &std::path::Path) -> Option<Listed> {
         let (state, sha256, stage, reason) = match &self.state {
             FileState::Serving { .. } | FileState::Missing(_) => return None,
-            FileState::Settling => (State::Pending, "", Stage::Settle, "its size or time just changed"),
+            FileState::Settling => (
+                State::Pending,
+                "",
+                Stage::Settle,
+                "its size or time just changed",
+            ),
             FileState::Truncated(r) => (State::Pending, "", Stage::Settle, r.reason.as_str()),
-            FileState::Rejected { sha256, rejection } => {
-                (State::Rejected, sha256.as_str(), rejection.stage, rejection.reason.as_str())
-            }
+            FileState::Rejected { sha256, rejection } => (
+                State::Rejected,
+                sha256.as_str(),
+                rejection.stage,
+                rejection.reason.as_str(),
+            ),
         };
         Some(Listed {
             hook: None,
-            name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            name: path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             version: String::new(),
             sha256: sha256.to_owned(),
             revision: 0,

@@ -50,11 +50,18 @@ impl Runtime {
         let mut linker = Linker::new(&engine);
         EveryHook::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state)?;
         let ticker = Ticker::start(engine.weak())?;
-        Ok(Self { engine, linker, ticker })
+        Ok(Self {
+            engine,
+            linker,
+            ticker,
+        })
     }
 
     pub(super) fn is_ticking(&self) -> bool {
-        self.ticker.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.ticker
+            .thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 }
 
@@ -112,16 +119,21 @@ impl Ticker {
     fn start(engine: EngineWeak) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = std::thread::Builder::new().name("stent-epoch".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(TICK);
-                match engine.upgrade() {
-                    Some(engine) => engine.increment_epoch(),
-                    None => return,
+        let thread = std::thread::Builder::new()
+            .name("stent-epoch".into())
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    std::thread::sleep(TICK);
+                    match engine.upgrade() {
+                        Some(engine) => engine.increment_epoch(),
+                        None => return,
+                    }
                 }
-            }
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
+            })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 

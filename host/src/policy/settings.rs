@@ -135,7 +135,9 @@ impl Settings {
             if let Some(pin) = &self.hook(hook).pin
                 && !is_hex(pin, 64)
             {
-                return Err(format!("policies.{hook}.pin: {pin:?} is not a sha256 of 64 hex digits"));
+                return Err(format!(
+                    "policies.{hook}.pin: {pin:?} is not a sha256 of 64 hex digits"
+                ));
             }
         }
         if let Some(key) = self.trusted_keys.iter().find(|key| !is_hex(key, 64)) {
@@ -144,7 +146,10 @@ impl Settings {
             ));
         }
         if !(1..=100).contains(&self.low_water) {
-            return Err(format!("policies.low_water: {}, expected 1 to 100", self.low_water));
+            return Err(format!(
+                "policies.low_water: {}, expected 1 to 100",
+                self.low_water
+            ));
         }
         let limits = &self.limits;
         let warm = limits.warm * Hook::ALL.len() * 2;
@@ -213,6 +218,9 @@ impl Default for Limits {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { faults: 20, window: Duration::from_secs(60) }
+        Self {
+            faults: 20,
+            window: Duration::from_secs(60),
+        }
     }
 }

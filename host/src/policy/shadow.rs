@@ -29,7 +29,11 @@ struct Counts {
 
 impl Shadow {
     pub(super) fn new(revision: Arc<Revision>) -> Self {
-        Self { revision, counts: Arc::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self {
+            revision,
+            counts: Arc::default(),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+        }
     }
 
     /// Asks the candidate off the request's path.
@@ -62,7 +66,12 @@ impl Shadow {
     /// Same, different, failed, skipped.
     pub(super) fn counts(&self) -> [u64; 4] {
         let counts = &self.counts;
-        [&counts.same, &counts.different, &counts.failed, &counts.skipped]
-            .map(|counter| counter.load(Ordering::Relaxed))
+        [
+            &counts.same,
+            &counts.different,
+            &counts.failed,
+            &counts.skipped,
+        ]
+        .map(|counter| counter.load(Ordering::Relaxed))
     }
 }

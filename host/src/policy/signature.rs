@@ -14,13 +14,21 @@ pub(super) fn verify(path: &Path, bytes: &[u8], trusted: &[String]) -> Result<()
         return Ok(());
     }
     let file = beside(path, ".sig");
-    let shown = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let shown = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let text = fs::read_to_string(&file).map_err(|e| {
-        Stage::Verify.reject(format!("policies.trusted_keys asks for a signature, and {shown}: {e}"))
+        Stage::Verify.reject(format!(
+            "policies.trusted_keys asks for a signature, and {shown}: {e}"
+        ))
     })?;
     let mut raw = [0; 64];
     hex::decode_to_slice(text.trim(), &mut raw).map_err(|_| {
-        Stage::Verify.reject(format!("{shown} does not hold 128 hex digits of a signature"))
+        Stage::Verify.reject(format!(
+            "{shown} does not hold 128 hex digits of a signature"
+        ))
     })?;
     let signature = Signature::from_bytes(&raw);
     let signed = |key: &String| {

@@ -55,7 +55,11 @@ impl Stage {
     }
 
     pub(super) fn reject(self, reason: impl Into<String>) -> Rejection {
-        Rejection { stage: self, reason: reason.into(), truncated: false }
+        Rejection {
+            stage: self,
+            reason: reason.into(),
+            truncated: false,
+        }
     }
 }
 

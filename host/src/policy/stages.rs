@@ -63,12 +63,20 @@ impl Shared {
     pub(super) fn trip(&self, hook: Hook, sha256: &str) {
         let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody listens any more when the gateway goes down.
-        let _ = hints.send(Hint::Tripped { hook, sha256: sha256.to_owned() });
+        let _ = hints.send(Hint::Tripped {
+            hook,
+            sha256: sha256.to_owned(),
+        });
     }
 }
 
 impl Snapshot {
-    pub(super) fn new(generation: Arc<Generation>, facts: Facts, span: Span, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        generation: Arc<Generation>,
+        facts: Facts,
+        span: Span,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self(Arc::new(Pinned {
             generation,
             facts: Arc::new(facts),
@@ -104,7 +112,10 @@ impl Snapshot {
     }
 
     async fn declared(&self) -> Result<&Declared, Denied> {
-        self.0.layout.get_or_try_init(|| prompting::declared(&self.0)).await
+        self.0
+            .layout
+            .get_or_try_init(|| prompting::declared(&self.0))
+            .await
     }
 
     /// Whether the newest message may go on, and as what.
@@ -134,7 +145,10 @@ impl Snapshot {
         let layout = self.layout().await?;
         let low_water = self.0.shared.settings.low_water;
         let budget = Budget::new(&self.0.facts, &layout, low_water, messages)?;
-        let asked = self.asked(Hook::Trim).trim(messages, budget, previous_first).await;
+        let asked = self
+            .asked(Hook::Trim)
+            .trim(messages, budget, previous_first)
+            .await;
         if let Some(Ok(live)) = &asked
             && let Some(shadow) = self.0.generation.shadow(Hook::Trim)
         {
@@ -165,7 +179,10 @@ impl Snapshot {
         answer: &str,
         outcome: AnswerOutcome,
     ) -> Option<Duration> {
-        let asked = self.asked(Hook::Cache).admit(messages, answer, outcome).await;
+        let asked = self
+            .asked(Hook::Cache)
+            .admit(messages, answer, outcome)
+            .await;
         self.settle(Hook::Cache, asked, || None).ok().flatten()
     }
 
@@ -175,7 +192,10 @@ impl Snapshot {
 
     /// A shadow's calls are not part of the request's trace: they may outlive it.
     fn shadowing(&self, revision: &Arc<Revision>) -> Asked {
-        Asked { span: Span::none(), ..self.0.asked_of(revision) }
+        Asked {
+            span: Span::none(),
+            ..self.0.asked_of(revision)
+        }
     }
 
     fn settle<R>(

@@ -216,7 +216,13 @@ pub struct ReloadFacts<'a> {
 }
 
 impl Hook {
-    pub const ALL: [Hook; 5] = [Hook::Guard, Hook::Trim, Hook::Prompt, Hook::Cache, Hook::Filter];
+    pub const ALL: [Hook; 5] = [
+        Hook::Guard,
+        Hook::Trim,
+        Hook::Prompt,
+        Hook::Cache,
+        Hook::Filter,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -259,6 +265,9 @@ impl Scope {
 impl Trimmed {
     /// The kept messages, in order.
     pub fn of(&self, messages: &[Message]) -> Vec<Message> {
-        self.kept.iter().filter_map(|&at| messages.get(at).cloned()).collect()
+        self.kept
+            .iter()
+            .filter_map(|&at| messages.get(at).cloned())
+            .collect()
     }
 }

@@ -13,7 +13,11 @@ pub struct Chunks {
 
 impl Format for Chunks {
     fn head(&mut self, head: &Head) -> Vec<String> {
-        vec![chunk(head, json!({ "role": "assistant", "content": "" }), None)]
+        vec![chunk(
+            head,
+            json!({ "role": "assistant", "content": "" }),
+            None,
+        )]
     }
 
     fn part(&mut self, head: &Head, part: Part) -> Vec<String> {

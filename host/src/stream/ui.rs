@@ -30,14 +30,24 @@ impl Format for Ui {
     fn part(&mut self, _: &Head, part: Part) -> Vec<String> {
         match part {
             Part::Queued { position } => {
-                vec![note("queue", true, json!({ "queued": { "position": position } }))]
+                vec![note(
+                    "queue",
+                    true,
+                    json!({ "queued": { "position": position } }),
+                )]
             }
             Part::Trimmed { dropped } => {
-                vec![note("trim", true, json!({ "trimmed": { "dropped": dropped } }))]
+                vec![note(
+                    "trim",
+                    true,
+                    json!({ "trimmed": { "dropped": dropped } }),
+                )]
             }
             Part::Text(delta) => {
                 let mut frames = self.open();
-                frames.push(frame(json!({ "type": "text-delta", "id": TEXT, "delta": delta })));
+                frames.push(frame(
+                    json!({ "type": "text-delta", "id": TEXT, "delta": delta }),
+                ));
                 frames
             }
             Part::Done(summary) => {
@@ -66,7 +76,10 @@ impl Format for Ui {
 impl Ui {
     fn open(&mut self) -> Vec<String> {
         let first = !std::mem::replace(&mut self.text_open, true);
-        first.then(|| frame(json!({ "type": "text-start", "id": TEXT }))).into_iter().collect()
+        first
+            .then(|| frame(json!({ "type": "text-start", "id": TEXT })))
+            .into_iter()
+            .collect()
     }
 }
 

@@ -34,13 +34,21 @@ pub mod duration {
 pub mod bytes {
     use super::*;
 
-    const UNITS: [(&str, u64); 4] =
-        [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+    const UNITS: [(&str, u64); 4] = [
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("B", 1),
+    ];
 
     pub fn serialize<S: Serializer>(value: &u64, s: S) -> Result<S::Ok, S::Error> {
-        let exact = UNITS.iter().find(|(_, size)| *value >= *size && value.is_multiple_of(*size));
+        let exact = UNITS
+            .iter()
+            .find(|(_, size)| *value >= *size && value.is_multiple_of(*size));
         match exact {
-            Some((unit, size)) if *size > 1 => s.collect_str(&format_args!("{}{unit}", value / size)),
+            Some((unit, size)) if *size > 1 => {
+                s.collect_str(&format_args!("{}{unit}", value / size))
+            }
             _ => s.serialize_u64(*value),
         }
     }

@@ -33,9 +33,13 @@ impl Reconciler {
             "stent.policy.file" = %path.file_name().unwrap_or_default().to_string_lossy(),
             "stent.policy.stage" = Empty, "stent.policy.outcome" = Empty);
         let entered = span.enter();
-        let since = self.files.get(path).map_or_else(Instant::now, |file| file.since);
+        let since = self
+            .files
+            .get(path)
+            .map_or_else(Instant::now, |file| file.since);
         let waited = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
-        info_span!(target: "stent::policy", "settle", "stent.policy.waited_ms" = waited).in_scope(|| {});
+        info_span!(target: "stent::policy", "settle", "stent.policy.waited_ms" = waited)
+            .in_scope(|| {});
         let mut sha256 = String::new();
         let state = match self.stages(path, stamp, &mut sha256) {
             Ok(Admitted::Serves) => {
@@ -62,7 +66,12 @@ impl Reconciler {
         state
     }
 
-    fn stages(&mut self, path: &Path, stamp: Stamp, sha256: &mut String) -> Result<Admitted, Rejection> {
+    fn stages(
+        &mut self,
+        path: &Path,
+        stamp: Stamp,
+        sha256: &mut String,
+    ) -> Result<Admitted, Rejection> {
         let stage = |name| match name {
             Stage::Verify => info_span!(target: "stent::policy", "verify"),
             Stage::Compile => info_span!(target: "stent::policy", "compile"),
@@ -125,7 +134,10 @@ impl Reconciler {
     }
 
     fn verify(&self, path: &Path, bytes: &[u8], sha256: &str) -> Result<(), Rejection> {
-        if let Some(held) = Hook::ALL.into_iter().find_map(|hook| self.history.held(hook, sha256)) {
+        if let Some(held) = Hook::ALL
+            .into_iter()
+            .find_map(|hook| self.history.held(hook, sha256))
+        {
             return Err(Stage::Verify.reject(format!(
                 "was rolled back ({}); put another file in its place or promote it",
                 held.reason
@@ -140,7 +152,8 @@ impl Reconciler {
         kept.map_err(|e| Stage::Compile.reject(format!("its source could not be kept: {e}")))?;
         let source = self.history.source(sha256);
         let (core, limits) = (&self.core, &self.settings.limits);
-        core.compiler.compile(&core.runtime.engine, &source, sha256, limits)
+        core.compiler
+            .compile(&core.runtime.engine, &source, sha256, limits)
     }
 
     fn pinned(&self, sha256: &str, hooks: &[Hook]) -> Result<(), Rejection> {
@@ -160,10 +173,15 @@ impl Reconciler {
     fn unrivalled(&self, path: &Path, hooks: &[Hook]) -> Result<(), Rejection> {
         let live = self.core.live.load();
         let there = |file: &Path| {
-            self.files.get(file).is_some_and(|f| matches!(f.state, FileState::Serving { .. }))
+            self.files
+                .get(file)
+                .is_some_and(|f| matches!(f.state, FileState::Serving { .. }))
         };
         let rival = hooks.iter().find_map(|&hook| {
-            let other = live.of(hook).file().filter(|other| *other != path && there(other))?;
+            let other = live
+                .of(hook)
+                .file()
+                .filter(|other| *other != path && there(other))?;
             Some((hook, other.display().to_string()))
         });
         match rival.filter(|_| !folder::is_shadow(path)) {
@@ -231,7 +249,11 @@ impl Reconciler {
         let live = self.core.live.load_full();
         let mut shadows = live.shadows.clone();
         shadows.retain(|shadow| shadow.revision.file().map(|file| &**file) != Some(path));
-        shadows.extend(revisions.into_iter().map(|revision| Arc::new(Shadow::new(revision))));
+        shadows.extend(
+            revisions
+                .into_iter()
+                .map(|revision| Arc::new(Shadow::new(revision))),
+        );
         self.store(live.revisions.clone(), shadows);
     }
 }

@@ -88,7 +88,12 @@ impl Reconciler {
         if let Err(error) = self.history.audit(&change) {
             tracing::error!(target: "stent::policy", "the audit log cannot be written: {error}");
         }
-        let facts = ReloadFacts { hook: Some(hook), result: what, stage: "", generation };
+        let facts = ReloadFacts {
+            hook: Some(hook),
+            result: what,
+            stage: "",
+            generation,
+        };
         self.core.shared.observer.reloaded(&facts);
     }
 
@@ -98,13 +103,22 @@ impl Reconciler {
         let from_here = |r: &Revision| r.file().is_some_and(|file| file == path);
         let mut shadows = live.shadows.clone();
         shadows.retain(|shadow| !from_here(&shadow.revision));
-        let back: Vec<_> = live.revisions.iter().filter(|r| from_here(r))
-            .map(|r| self.builtin[r.hook as usize].clone()).collect();
+        let back: Vec<_> = live
+            .revisions
+            .iter()
+            .filter(|r| from_here(r))
+            .map(|r| self.builtin[r.hook as usize].clone())
+            .collect();
         if shadows.len() != live.shadows.len() {
             self.store(live.revisions.clone(), shadows);
         }
         if !back.is_empty() {
-            self.serve(back, "file", "removed", &format!("{} was deleted", path.display()));
+            self.serve(
+                back,
+                "file",
+                "removed",
+                &format!("{} was deleted", path.display()),
+            );
         }
         // A rejected newcomer for the same hook may have its turn now.
         for file in self.files.values_mut() {
@@ -118,22 +132,35 @@ impl Reconciler {
 
     /// Back to the revision before the live one; the live one's file stays out until it changes.
     pub(super) fn roll_back(&mut self, hook: Hook, by: &str, why: &str) -> Result<(), PolicyError> {
-        let fail = |reason: String| PolicyError::Change { hook, what: "rolled back", reason };
+        let fail = |reason: String| PolicyError::Change {
+            hook,
+            what: "rolled back",
+            reason,
+        };
         let live = self.core.live.load_full().of(hook).clone();
         if live.origin == Origin::Builtin {
-            return Err(fail("the built-in policy serves, and nothing served before it".into()));
+            return Err(fail(
+                "the built-in policy serves, and nothing served before it".into(),
+            ));
         }
         let before = self.history.before(hook, &live.sha256);
         let revision = match &before {
             Some(entry) => self.revive(hook, entry).map_err(|e| fail(e.to_string()))?,
             None => self.builtin[hook as usize].clone(),
         };
-        let held = Held { sha256: live.sha256.clone(), reason: why.to_owned(), to: before };
-        self.history.hold(hook, held).map_err(|e| fail(e.to_string()))?;
+        let held = Held {
+            sha256: live.sha256.clone(),
+            reason: why.to_owned(),
+            to: before,
+        };
+        self.history
+            .hold(hook, held)
+            .map_err(|e| fail(e.to_string()))?;
         let reason = format!("{} {} rolled back, {why}", live.name, live.version);
         self.serve(vec![revision], by, "rolled-back", &reason);
         for file in self.files.values_mut() {
-            let same = matches!(&file.state, FileState::Serving { sha256 } if *sha256 == live.sha256);
+            let same =
+                matches!(&file.state, FileState::Serving { sha256 } if *sha256 == live.sha256);
             if same {
                 // Looked at again, it says itself that it was rolled back.
                 file.state = FileState::Settling;
@@ -147,7 +174,8 @@ impl Reconciler {
         let source = self.history.source(&entry.sha256);
         let (core, limits) = (&self.core, &self.settings.limits);
         let mut compiled =
-            core.compiler.compile(&core.runtime.engine, &source, &entry.sha256, limits)?;
+            core.compiler
+                .compile(&core.runtime.engine, &source, &entry.sha256, limits)?;
         compiled.hooks.retain(|&h| h == hook);
         let origin = Origin::History(entry.file.clone());
         let mut revisions = self.revisions(&compiled, origin, &entry.sha256)?;
@@ -167,9 +195,16 @@ impl Reconciler {
                 FileState::Rejected { sha256, .. } => self.history.held(hook, sha256).cloned(),
                 _ => None,
             });
-            let Some(entry) = refused.and_then(|held| held.to) else { continue };
+            let Some(entry) = refused.and_then(|held| held.to) else {
+                continue;
+            };
             match self.revive(hook, &entry) {
-                Ok(revision) => self.serve(vec![revision], "file", "rolled-back", "as before the restart"),
+                Ok(revision) => self.serve(
+                    vec![revision],
+                    "file",
+                    "rolled-back",
+                    "as before the restart",
+                ),
                 Err(error) => tracing::error!(target: "stent::policy", %hook,
                     "revision {} of the {hook} policy cannot serve again: {error}", entry.number),
             }
@@ -197,14 +232,25 @@ impl Reconciler {
 
     /// Renames the shadow's file; the next look does the rest.
     pub(super) fn promote(&mut self, hook: Hook) -> Result<(), PolicyError> {
-        let fail = |reason: String| PolicyError::Change { hook, what: "promoted", reason };
+        let fail = |reason: String| PolicyError::Change {
+            hook,
+            what: "promoted",
+            reason,
+        };
         let live = self.core.live.load_full();
-        let shadow = live.shadow(hook).ok_or_else(|| fail("it has no shadow".into()))?;
-        let file = shadow.revision.file().cloned().filter(|file| is_shadow(file));
+        let shadow = live
+            .shadow(hook)
+            .ok_or_else(|| fail("it has no shadow".into()))?;
+        let file = shadow
+            .revision
+            .file()
+            .cloned()
+            .filter(|file| is_shadow(file));
         let file = file.ok_or_else(|| fail("its shadow is no file NAME.shadow.wasm".into()))?;
         let name = file.to_string_lossy().replace(".shadow.wasm", ".wasm");
         let moved = |from: &Path, to: &str| {
-            fs::rename(from, to).map_err(|e| fail(format!("{} cannot be renamed to {to}: {e}", from.display())))
+            fs::rename(from, to)
+                .map_err(|e| fail(format!("{} cannot be renamed to {to}: {e}", from.display())))
         };
         if let Origin::File(old) = &live.of(hook).origin
             && old.exists()
@@ -214,7 +260,9 @@ impl Reconciler {
         }
         moved(&file, &name)?;
         self.files.remove(&file);
-        self.history.release(hook, &shadow.revision.sha256).map_err(|e| fail(e.to_string()))?;
+        self.history
+            .release(hook, &shadow.revision.sha256)
+            .map_err(|e| fail(e.to_string()))?;
         let mut shadows = live.shadows.clone();
         shadows.retain(|s| s.revision.file() != Some(&file));
         self.store(live.revisions.clone(), shadows);
@@ -222,14 +270,25 @@ impl Reconciler {
     }
 
     /// The same component with another config.
-    pub(super) fn configure(&mut self, hook: Hook, config: Map<String, Value>) -> Result<(), PolicyError> {
-        let fail = |reason: String| PolicyError::Change { hook, what: "configured", reason };
+    pub(super) fn configure(
+        &mut self,
+        hook: Hook,
+        config: Map<String, Value>,
+    ) -> Result<(), PolicyError> {
+        let fail = |reason: String| PolicyError::Change {
+            hook,
+            what: "configured",
+            reason,
+        };
         let live = self.core.live.load_full().of(hook).clone();
         let Some(component) = live.component.clone() else {
             return Err(fail("native code serves it, which takes no config".into()));
         };
         let before = std::mem::replace(&mut self.settings_of(hook).config, config);
-        let compiled = Compiled { component, hooks: vec![hook] };
+        let compiled = Compiled {
+            component,
+            hooks: vec![hook],
+        };
         match self.revisions(&compiled, live.origin.clone(), &live.sha256) {
             Ok(revisions) => {
                 if live.origin == Origin::Builtin {
@@ -261,12 +320,16 @@ impl Reconciler {
     pub(super) fn load_builtin(&mut self) -> Result<(), PolicyError> {
         for hook in Hook::ALL {
             let chosen = self.settings.hook(hook).bundled.clone();
-            let name = chosen.as_deref().unwrap_or_else(|| bundled::default(hook)).to_owned();
+            let name = chosen
+                .as_deref()
+                .unwrap_or_else(|| bundled::default(hook))
+                .to_owned();
             if name == "none" {
                 continue;
             }
-            let source = bundled::source(&name)
-                .map_err(|reason| PolicyError::Settings(format!("policies.{hook}.bundled: {reason}")))?;
+            let source = bundled::source(&name).map_err(|reason| {
+                PolicyError::Settings(format!("policies.{hook}.bundled: {reason}"))
+            })?;
             let sha256 = digest(source);
             let engine = &self.core.runtime.engine;
             let loaded = self.core.compiler.compile_trusted(engine, source, &sha256);

@@ -46,7 +46,9 @@ macro_rules! ask {
         let span = call.span.clone();
         let result = async {
             let $instance = &mut call.instance;
-            let HookGuest::$hook($guest) = &$instance.hook else { return Err(wrong_hook()) };
+            let HookGuest::$hook($guest) = &$instance.hook else {
+                return Err(wrong_hook());
+            };
             let $guest = $guest.clone();
             flatten($called).and_then($verify)
         }
@@ -59,23 +61,39 @@ macro_rules! ask {
 
 impl Asked {
     pub async fn guard(&self, messages: &[Message]) -> Option<Result<Verdict, RunError>> {
-        ask!(self, Ask::Guard, Guard, |guest, instance| {
-            let request = self.request(instance);
-            let all = transcript(instance, messages);
-            match (request, all) {
-                (Ok(request), Ok(all)) => guest.call_check(&mut instance.store, request, all).await,
-                (Err(error), _) | (_, Err(error)) => Err(error),
-            }
-        }, verdict)
+        ask!(
+            self,
+            Ask::Guard,
+            Guard,
+            |guest, instance| {
+                let request = self.request(instance);
+                let all = transcript(instance, messages);
+                match (request, all) {
+                    (Ok(request), Ok(all)) => {
+                        guest.call_check(&mut instance.store, request, all).await
+                    }
+                    (Err(error), _) | (_, Err(error)) => Err(error),
+                }
+            },
+            verdict
+        )
     }
 
     pub async fn decide(&self, messages: &[Message]) -> Option<Result<Lookup, RunError>> {
-        ask!(self, Ask::CacheDecide, Cache, |guest, instance| {
-            match (self.request(instance), transcript(instance, messages)) {
-                (Ok(request), Ok(all)) => guest.call_decide(&mut instance.store, request, all).await,
-                (Err(error), _) | (_, Err(error)) => Err(error),
-            }
-        }, |lookup| lookup_of(lookup, self.revision.granted))
+        ask!(
+            self,
+            Ask::CacheDecide,
+            Cache,
+            |guest, instance| {
+                match (self.request(instance), transcript(instance, messages)) {
+                    (Ok(request), Ok(all)) => {
+                        guest.call_decide(&mut instance.store, request, all).await
+                    }
+                    (Err(error), _) | (_, Err(error)) => Err(error),
+                }
+            },
+            |lookup| lookup_of(lookup, self.revision.granted)
+        )
     }
 
     pub async fn admit(
@@ -90,19 +108,35 @@ impl Asked {
             output_tokens: outcome.output_tokens,
             elapsed_ms: u32::try_from(outcome.elapsed.as_millis()).unwrap_or(u32::MAX),
         };
-        ask!(self, Ask::CacheAdmit, Cache, |guest, instance| {
-            let answer = instance.store.data_mut().table.push(AnswerHandle(answer.into()));
-            match (self.request(instance), transcript(instance, messages), answer) {
-                (Ok(request), Ok(all), Ok(answer)) => {
-                    guest.call_admit(&mut instance.store, request, all, answer, outcome).await
+        ask!(
+            self,
+            Ask::CacheAdmit,
+            Cache,
+            |guest, instance| {
+                let answer = instance
+                    .store
+                    .data_mut()
+                    .table
+                    .push(AnswerHandle(answer.into()));
+                match (
+                    self.request(instance),
+                    transcript(instance, messages),
+                    answer,
+                ) {
+                    (Ok(request), Ok(all), Ok(answer)) => {
+                        guest
+                            .call_admit(&mut instance.store, request, all, answer, outcome)
+                            .await
+                    }
+                    (Err(error), ..) | (_, Err(error), _) => Err(error),
+                    (.., Err(error)) => Err(error.into()),
                 }
-                (Err(error), ..) | (_, Err(error), _) => Err(error),
-                (.., Err(error)) => Err(error.into()),
-            }
-        }, |admission| Ok(match admission {
-            wit::cache::Admission::Skip => None,
-            wit::cache::Admission::Store(ms) => Some(Duration::from_millis(ms)),
-        }))
+            },
+            |admission| Ok(match admission {
+                wit::cache::Admission::Skip => None,
+                wit::cache::Admission::Store(ms) => Some(Duration::from_millis(ms)),
+            })
+        )
     }
 
     pub async fn trim(
@@ -117,14 +151,22 @@ impl Asked {
             per_message: budget.per_message,
             previous_first,
         };
-        ask!(self, Ask::Trim, Trim, |guest, instance| {
-            match (self.request(instance), transcript(instance, messages)) {
-                (Ok(request), Ok(all)) => {
-                    guest.call_trim(&mut instance.store, request, asked, all).await
+        ask!(
+            self,
+            Ask::Trim,
+            Trim,
+            |guest, instance| {
+                match (self.request(instance), transcript(instance, messages)) {
+                    (Ok(request), Ok(all)) => {
+                        guest
+                            .call_trim(&mut instance.store, request, asked, all)
+                            .await
+                    }
+                    (Err(error), _) | (_, Err(error)) => Err(error),
                 }
-                (Err(error), _) | (_, Err(error)) => Err(error),
-            }
-        }, |decision| budget.verify(messages, kept(messages, decision)?))
+            },
+            |decision| budget.verify(messages, kept(messages, decision)?)
+        )
     }
 
     /// The request as a handle of this instance.
@@ -132,7 +174,10 @@ impl Asked {
         &self,
         instance: &mut Instance,
     ) -> wasmtime::Result<Resource<RequestHandle>> {
-        let handle = RequestHandle { facts: self.facts.clone(), granted: self.revision.granted };
+        let handle = RequestHandle {
+            facts: self.facts.clone(),
+            granted: self.revision.granted,
+        };
         Ok(instance.store.data_mut().table.push(handle)?)
     }
 }
@@ -141,7 +186,11 @@ pub(super) fn transcript(
     instance: &mut Instance,
     messages: &[Message],
 ) -> wasmtime::Result<Resource<TranscriptHandle>> {
-    Ok(instance.store.data_mut().table.push(TranscriptHandle(messages.to_vec()))?)
+    Ok(instance
+        .store
+        .data_mut()
+        .table
+        .push(TranscriptHandle(messages.to_vec()))?)
 }
 
 pub(super) fn wrong_hook() -> RunError {
@@ -171,12 +220,19 @@ fn kept(
 ) -> Result<Vec<usize>, RunError> {
     use wit::session_trimmer::Decision;
     let unknown = |id| RunError::BadResult(format!("there is no message with id {id}"));
-    let at = |id: u64| messages.iter().position(|m| m.id == id).ok_or_else(|| unknown(id));
+    let at = |id: u64| {
+        messages
+            .iter()
+            .position(|m| m.id == id)
+            .ok_or_else(|| unknown(id))
+    };
     match decision {
         Decision::KeepAll => Ok((0..messages.len()).collect()),
         Decision::KeepFrom(id) => {
             let from = at(id)?;
-            Ok((0..messages.len()).filter(|&i| i >= from || messages[i].pinned).collect())
+            Ok((0..messages.len())
+                .filter(|&i| i >= from || messages[i].pinned)
+                .collect())
         }
         Decision::Keep(ids) => {
             let kept = ids.into_iter().map(at).collect::<Result<Vec<_>, _>>()?;
@@ -215,7 +271,11 @@ fn lookup_of(lookup: wit::cache::Lookup, granted: Scope) -> Result<Lookup, RunEr
             Basis::Parts(parts)
         }
     };
-    Ok(Lookup::By(CacheKey { basis, scope, max_age: Duration::from_millis(key.max_age_ms) }))
+    Ok(Lookup::By(CacheKey {
+        basis,
+        scope,
+        max_age: Duration::from_millis(key.max_age_ms),
+    }))
 }
 
 impl From<Finish> for wit_types::Finish {

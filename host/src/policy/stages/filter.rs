@@ -51,9 +51,13 @@ impl Filter {
             };
             let span = call.span.clone();
             let result = async {
-                let HookGuest::Filter(guest) = &call.instance.hook else { return Err(wrong_hook()) };
+                let HookGuest::Filter(guest) = &call.instance.hook else {
+                    return Err(wrong_hook());
+                };
                 let guest = guest.clone();
-                let request = asked.request(&mut call.instance).map_err(|e| RunError::of(&e))?;
+                let request = asked
+                    .request(&mut call.instance)
+                    .map_err(|e| RunError::of(&e))?;
                 let store = &mut call.instance.store;
                 let filter = flatten(guest.filter().call_open(store, request).await)?;
                 Ok((guest, filter))
@@ -104,7 +108,9 @@ impl Filter {
 
     /// What was held back, and closing words. The filter is not asked again.
     pub async fn finish(&mut self, why: Finish) -> Result<String, Denied> {
-        let State::Active(active) = &mut self.0 else { return Ok(String::new()) };
+        let State::Active(active) = &mut self.0 else {
+            return Ok(String::new());
+        };
         match active.finish(why).await {
             Ok(text) => {
                 self.0 = State::Closed;
@@ -143,7 +149,10 @@ impl Active {
             wit::Step::Stop(closing) => {
                 self.bounded(&closing.emit, chunk)?;
                 let reason = crate::policy::host::head(&closing.reason, 200).to_owned();
-                Ok(Step::Stop { emit: closing.emit, reason })
+                Ok(Step::Stop {
+                    emit: closing.emit,
+                    reason,
+                })
             }
         }
     }

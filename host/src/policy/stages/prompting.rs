@@ -31,14 +31,23 @@ enum Piece<'m> {
 
 /// Asks for the layout; the instance is kept for `build`.
 pub(super) async fn declared(pinned: &Pinned) -> Result<Declared, Denied> {
-    let asked = pinned.asked_of(pinned.generation.of(Hook::Prompt)).layout().await;
+    let asked = pinned
+        .asked_of(pinned.generation.of(Hook::Prompt))
+        .layout()
+        .await;
     let by_guest = asked.map(|answer| {
         answer.map(|(layout, instance)| {
             *pinned.builder() = Some(instance);
-            Declared { layout, by_guest: true }
+            Declared {
+                layout,
+                by_guest: true,
+            }
         })
     });
-    let native = || Declared { layout: pinned.shared.native_layout.clone(), by_guest: false };
+    let native = || Declared {
+        layout: pinned.shared.native_layout.clone(),
+        by_guest: false,
+    };
     pinned.settle(Hook::Prompt, by_guest, native)
 }
 
@@ -53,7 +62,13 @@ pub(in crate::policy) async fn case_prompt(
     };
     let built = asked.build(messages, &layout, Some(instance)).await?;
     let tokenizer = &asked.shared.tokenizer;
-    let bytes = |prompt: Prompt| prompt.tokens.iter().flat_map(|&t| tokenizer.bytes(t)).collect();
+    let bytes = |prompt: Prompt| {
+        prompt
+            .tokens
+            .iter()
+            .flat_map(|&t| tokenizer.bytes(t))
+            .collect()
+    };
     Some(built.map(|prompt| {
         let bytes: Vec<u8> = bytes(prompt);
         String::from_utf8_lossy(&bytes).into_owned()
@@ -78,7 +93,9 @@ pub(super) async fn build(
     {
         let (ask, kept) = (snapshot.shadowing(&shadow.revision), kept.to_vec());
         let layout = layout.clone();
-        shadow.compare(live.clone(), async move { ask.build(&kept, &layout, None).await });
+        shadow.compare(live.clone(), async move {
+            ask.build(&kept, &layout, None).await
+        });
     }
     match pinned.settle(Hook::Prompt, built.map(|b| b.map(Some)), || None)? {
         Some(prompt) => Ok(prompt),
@@ -94,9 +111,13 @@ impl Asked {
         };
         let span = call.span.clone();
         let result = async {
-            let HookGuest::Prompt(guest) = &call.instance.hook else { return Err(wrong_hook()) };
+            let HookGuest::Prompt(guest) = &call.instance.hook else {
+                return Err(wrong_hook());
+            };
             let guest = guest.clone();
-            let request = self.request(&mut call.instance).map_err(|e| RunError::of(&e))?;
+            let request = self
+                .request(&mut call.instance)
+                .map_err(|e| RunError::of(&e))?;
             let layout = guest.call_declare(&mut call.instance.store, request).await;
             verified(layout.map_err(|e| RunError::of(&e))?)
         }
@@ -128,12 +149,23 @@ impl Asked {
         };
         let span = call.span.clone();
         let result = async {
-            let HookGuest::Prompt(guest) = &call.instance.hook else { return Err(wrong_hook()) };
+            let HookGuest::Prompt(guest) = &call.instance.hook else {
+                return Err(wrong_hook());
+            };
             let guest = guest.clone();
-            let request = self.request(&mut call.instance).map_err(|e| RunError::of(&e))?;
+            let request = self
+                .request(&mut call.instance)
+                .map_err(|e| RunError::of(&e))?;
             let all = transcript(&mut call.instance, kept).map_err(|e| RunError::of(&e))?;
-            let plan = flatten(guest.call_build(&mut call.instance.store, request, all).await)?;
-            let room = self.facts.context.saturating_sub(self.facts.reserved_output);
+            let plan = flatten(
+                guest
+                    .call_build(&mut call.instance.store, request, all)
+                    .await,
+            )?;
+            let room = self
+                .facts
+                .context
+                .saturating_sub(self.facts.reserved_output);
             encode(&*self.shared.tokenizer, kept, &plan, layout, room)
         }
         .instrument(span)
@@ -153,7 +185,9 @@ fn verified(layout: wit::Layout) -> Result<Layout, RunError> {
 }
 
 fn bounded(what: &str, strings: &[String]) -> Result<(), RunError> {
-    let long = strings.iter().find(|s| s.is_empty() || s.len() > STRING_BYTES);
+    let long = strings
+        .iter()
+        .find(|s| s.is_empty() || s.len() > STRING_BYTES);
     if strings.len() > STRINGS || long.is_some() {
         return Err(RunError::BadResult(format!(
             "{what} has {} strings, expected at most {STRINGS} of 1 to {STRING_BYTES} bytes",
@@ -202,16 +236,28 @@ fn encode(
     if let Some(missing) = kept.iter().enumerate().find_map(|(at, m)| {
         ((m.pinned || at + 1 == kept.len()) && !seen.contains(&m.id)).then_some(m.id)
     }) {
-        return Err(RunError::BadResult(format!("message {missing} must be in the prompt")));
+        return Err(RunError::BadResult(format!(
+            "message {missing} must be in the prompt"
+        )));
     }
     let stable_pieces = (plan.stable_pieces as usize).min(pieces.len());
-    let Joined { tokens, stable, head } =
-        join(tokenizer, &pieces, stable_pieces, &layout.reserved);
+    let Joined {
+        tokens,
+        stable,
+        head,
+    } = join(tokenizer, &pieces, stable_pieces, &layout.reserved);
     if tokens.len() > room as usize {
         let came = tokens.len();
-        return Err(RunError::BadResult(format!("the prompt has {came} tokens, {room} fit")));
+        return Err(RunError::BadResult(format!(
+            "the prompt has {came} tokens, {room} fit"
+        )));
     }
-    Ok(Prompt { tokens, stable, head, stop: plan.stop.clone() })
+    Ok(Prompt {
+        tokens,
+        stable,
+        head,
+        stop: plan.stop.clone(),
+    })
 }
 
 /// Encodes piece by piece. A text that holds a reserved string is neutralised here if nobody did
@@ -266,7 +312,11 @@ fn join(
     if stable_pieces == pieces.len() {
         stable = tokens.len();
     }
-    Joined { head: head.unwrap_or(tokens.len()), tokens, stable }
+    Joined {
+        head: head.unwrap_or(tokens.len()),
+        tokens,
+        stable,
+    }
 }
 
 /// A prompt's tokens, and where its first message and its changing part begin.
@@ -288,12 +338,23 @@ fn native_prompt(pinned: &Pinned, kept: &[Message]) -> Result<Prompt, Denied> {
     // The next turn's prompt is this one, the answer, and what follows.
     let stable_pieces = pieces.len();
     let reserved = &shared.native_layout.reserved;
-    let Joined { tokens, stable, head } =
-        join(&*shared.tokenizer, &pieces, stable_pieces, reserved);
-    let available = pinned.facts.context.saturating_sub(pinned.facts.reserved_output);
+    let Joined {
+        tokens,
+        stable,
+        head,
+    } = join(&*shared.tokenizer, &pieces, stable_pieces, reserved);
+    let available = pinned
+        .facts
+        .context
+        .saturating_sub(pinned.facts.reserved_output);
     if tokens.len() > available as usize {
         let needed = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         return Err(Denied::TooLong { needed, available });
     }
-    Ok(Prompt { tokens, stable, head, stop: Vec::new() })
+    Ok(Prompt {
+        tokens,
+        stable,
+        head,
+        stop: Vec::new(),
+    })
 }
