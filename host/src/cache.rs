@@ -171,6 +171,17 @@ impl Expiry<Key, Entry> for Ttl {
     fn expire_after_create(&self, _: &Key, entry: &Entry, _: Instant) -> Option<Duration> {
         Some(entry.ttl)
     }
+
+    /// An answer that takes another's place lives by its own time.
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        entry: &Entry,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.ttl)
+    }
 }
 
 /// The answers of this process; `None` where caching is off.

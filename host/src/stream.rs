@@ -29,9 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One piece of an answer, in the order: `Queued*`, `Trimmed?`, `Text*`, then `Done` or `Failed`.
 #[derive(Clone, Debug)]
 pub enum Part {
-    Queued {
-        position: usize,
-    },
+    /// Place in the queue; 1 is the next to get a slot.
+    Queued { position: usize },
     /// So many messages of the history were left out.
     Trimmed {
         dropped: usize,

@@ -177,11 +177,11 @@ async fn a_compile_bomb_dies_at_its_limit_in_the_child() {
 #[tokio::test]
 async fn the_compilers_memory_is_limited() {
     let mut bench = Bench::new();
-    bench.settings.limits.compile_memory = 300 << 20;
+    bench.settings.limits.compile_memory = 180 << 20;
     let policies = bench.start();
     let bomb =
         "(local.set $low (i32.add (i32.mul (local.get $low) (local.get $per)) (local.get $max)))"
-            .repeat(200_000);
+            .repeat(300_000);
     bench.put(
         "bomb.wasm",
         &Guest::trimmer("bomb", &format!("{bomb}(i32.const 1024)")).core(),

@@ -43,6 +43,10 @@ pub async fn read<T: DeserializeOwned>(
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    // serde would take a list for a struct, field by field.
+    if bytes.trim_ascii_start().first().is_some_and(|&byte| byte == b'[') {
+        return Err(Error::Malformed("the body is a list, expected a JSON object".into()));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -98,6 +102,6 @@ mod tests {
         assert!(error("{\"message\":\"x\",\"top_k\":-1}").starts_with("top_k: "));
         assert!(error("{\"message\":").starts_with("the body is not valid JSON"));
         assert!(error("{\"message\":\"x\"} more").starts_with("the body is not valid JSON"));
-        assert!(error("[]").contains("message"), "{}", error("[]"));
+        assert_eq!(error("[]"), "the body is a list, expected a JSON object");
     }
 }

@@ -113,6 +113,7 @@ struct ModelEntry {
 impl Client {
     /// Connects and asks which model is served.
     pub async fn connect(base: &str, key: Option<&str>) -> Result<Self, AskError> {
+        crate::tls::install();
         let http = reqwest::Client::builder()
             .tcp_nodelay(true)
             .read_timeout(SILENCE)

@@ -165,7 +165,7 @@ impl Writer {
                 Some(Event::Queued { position }) => {
                     self.parts
                         .send(Part::Queued {
-                            position: *position,
+                            position: *position + 1,
                         })
                         .await?;
                 }
