@@ -177,7 +177,7 @@ async fn a_compile_bomb_dies_at_its_limit_in_the_child() {
 #[tokio::test]
 async fn the_compilers_memory_is_limited() {
     let mut bench = Bench::new();
-    bench.settings.limits.compile_memory = 180 << 20;
+    bench.settings.limits.compile_memory = 120 << 20;
     let policies = bench.start();
     let bomb =
         "(local.set $low (i32.add (i32.mul (local.get $low) (local.get $per)) (local.get $max)))"
@@ -187,7 +187,7 @@ async fn the_compilers_memory_is_limited() {
         &Guest::trimmer("bomb", &format!("{bomb}(i32.const 1024)")).core(),
     );
     policies.reload().await.unwrap();
-    let (stage, reason) = rejected(&policies, "bomb.wasm").unwrap();
+    let (stage, reason) = rejected(&policies, "bomb.wasm").unwrap_or_else(|| panic!("{:?}", policies.list()));
     assert_eq!(stage, "compile");
     assert!(
         reason.contains("policies.limits.compile_memory"),
