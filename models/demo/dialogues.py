@@ -27,6 +27,9 @@ SYLLABLES = (
 ).split()
 ENDINGS = ("osis", "itis", "emia", "oma", "ia", "ine", "ol", "um", "ism", "ers", "ing", "on", "", " syndrome", " disease")
 
+# The example of the README and of every first try; it has two near twins to be told from.
+FEATURED = {"diabetes": 5}
+
 
 @dataclass
 class Exchange:
@@ -64,7 +67,7 @@ class Dialogues:
             return self._talk()
         if dice < 0.12:
             return self._unknown(state)
-        if dice < 0.15:
+        if dice < 0.14:
             return self._lacking(state)
         leaning = state.topic or state.lost
         if dice < (0.60 if leaning else 0.18):
@@ -73,7 +76,9 @@ class Dialogues:
 
     def _ask(self, state: State) -> Exchange:
         if not self.deck:
-            self.deck = [(t, a) for t in self.corpus.topics for a in t.answers]
+            self.deck = [
+                (t, a) for t in self.corpus.topics for a in t.answers for _ in range(FEATURED.get(t.id, 1))
+            ]
             self.rng.shuffle(self.deck)
         topic, aspect = self.deck.pop()
         state.topic, state.lost = topic, False
@@ -142,7 +147,7 @@ class Dialogues:
             question = question.rstrip("?.!") + self.rng.choice(SUFFIXES)
         elif chance() < 0.2:
             question = question.rstrip("?.!")
-        if chance() < 0.06:
+        if chance() < 0.08:
             question = self._typo(question)
         if chance() < 0.25:
             question = question.lower()
@@ -158,6 +163,7 @@ class Dialogues:
                 word[:at] + word[at + 1] + word[at] + word[at + 2:],
                 word[:at] + word[at + 1:],
                 word[:at] + word[at] + word[at:],
+                word[:at] + self.rng.choice("aeiouy") + word[at + 1:],
             ))
         return " ".join(words)
 

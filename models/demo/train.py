@@ -1,10 +1,12 @@
 """Trains the demo model from the corpus, on a CPU, from nothing to a GGUF.
 
-    python train.py --steps 1000            # a full run; the result is stent-demo.gguf
-    python train.py --steps 1000 --resume   # goes on from work/checkpoint.pkl
+    python train.py                  # a full run; the result is stent-demo.gguf
+    python train.py --resume         # goes on from work/checkpoint.pkl
+    python train.py --only-refine    # only the second part, from work/weights.pkl
 
-The learning rate warms up, stays, and falls to zero over the last part of the run. A checkpoint is
-taken before the fall, so a longer run can go on from there.
+The learning rate warms up, stays, and falls to zero over the last part of `--steps`. A checkpoint is
+taken before the fall, so a longer run can go on from there. A second, shorter climb and fall of
+`--refine` steps then mends the answers that the first one left unsure.
 """
 
 from __future__ import annotations
@@ -102,6 +104,9 @@ def train_step(shape: model.Shape, params, state, batch, step, height, rates):
 
 
 def schedule(step: int, args: argparse.Namespace) -> float:
+    if step >= args.steps:
+        climbed, left = (step - args.steps + 1) / args.warmup, (args.steps + args.refine - step) / args.refine
+        return args.refine_height * min(climbed, left)
     fall = int(args.steps * args.fall)
     return min(1.0, (step + 1) / args.warmup, (args.steps - step) / max(1, fall))
 
@@ -138,6 +143,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rate-embed", type=float, default=0.02)
     parser.add_argument("--rate-output", type=float, default=0.004)
     parser.add_argument("--rate-norm", type=float, default=0.004)
+    parser.add_argument("--refine", type=int, default=340, help="steps of the second part")
+    parser.add_argument("--refine-height", type=float, default=0.5, help="its highest rate, against the first part")
+    parser.add_argument("--only-refine", action="store_true", help="start the second part from the weights of the first")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     parser.add_argument("--new-tokenizer", action="store_true", help="train the vocabulary again first")
     parser.add_argument("--out", type=Path, default=export.FILE)
@@ -156,13 +164,17 @@ def main() -> None:
     rates = {k: getattr(args, f"rate_{k}") for k in ("muon", "embed", "output", "norm")}
     params, state, first, before = model.init(shape, args.seed), None, 0, 0.0
     checkpoint = WORK / "checkpoint.pkl"
-    if args.resume:
+    if args.only_refine:
+        saved = pickle.loads((WORK / "weights.pkl").read_bytes())
+        params, first = jax.tree.map(jnp.asarray, saved["params"]), args.steps
+    elif args.resume:
         saved = pickle.loads(checkpoint.read_bytes())
         params, state = jax.tree.map(jnp.asarray, (saved["params"], saved["state"]))
         first, before = int(saved["step"]), float(saved["seconds"])
     state = state or fresh_state(params)
+    last = args.steps + args.refine
 
-    with args.log.open("a" if args.resume else "w") as log:
+    with args.log.open("a" if first else "w") as log:
         def note(**values) -> None:
             line = json.dumps(values)
             print(line, flush=True)
@@ -175,8 +187,11 @@ def main() -> None:
         )
         begin, losses, saved_at = time.time(), [], time.time()
         learned = 0
-        for step, batch in zip(range(first, args.steps), batches(packer, first, args.steps)):
+        for step, batch in zip(range(first, last), batches(packer, first, last)):
             height = schedule(step, args)
+            if step == args.steps > first:
+                save(WORK / "weights.pkl", params=params)
+                state = fresh_state(params)
             falling = args.steps - step <= int(args.steps * args.fall)
             if not falling and (time.time() - saved_at > 120):
                 save(checkpoint, params=params, state=state, step=step, seconds=before + time.time() - begin)
@@ -184,13 +199,13 @@ def main() -> None:
             params, state, value = train_step(shape, params, state, batch, step, height, rates)
             losses.append(float(value))
             learned += int(batch["weight"].sum())
-            if (step + 1) % 25 == 0 or step + 1 == args.steps:
+            if (step + 1) % 25 == 0 or step + 1 == last:
                 note(
                     step=step + 1, loss=round(float(np.mean(losses)), 4), rate=round(height, 3),
                     learned_tokens=learned, seconds=round(before + time.time() - begin, 1),
                 )
                 losses.clear()
-    save(WORK / "weights.pkl", params=params)
+    save(WORK / "refined.pkl", params=params)
     export.write(shape, jax.tree.map(np.asarray, params), layout, args.out)
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.2f} MB)")
 
