@@ -5,7 +5,12 @@ SHELL := /bin/bash
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: run build test test-all plugins setup fmt lint deny unit clean
+all: run
+
+include deploy/bench/bench.mk
+
+.PHONY: all run build test test-all plugins setup fmt lint deny receiver clean
+
 run: build
 	target/release/stent serve $(ARGS)
 
@@ -20,15 +25,16 @@ plugins: setup
 	@plugins/build.sh
 
 fmt:
+	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	$(CARGO) fmt --all --check
 	cd plugins && $(CARGO) fmt --all --check
 
-test: build
+test: fmt build $(BENCH_VOCAB)
 	cd plugins && $(CARGO) test --release --locked
 	$(CARGO) test --release --locked
 
 # Also what takes longer or needs more from the registries: lints and licences of everything.
-test-all: test lint deny
+test-all: test lint deny receiver
 
 lint: plugins
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
@@ -37,8 +43,10 @@ deny:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
 
+# The spans, as a collector that is not ours understands them.
+receiver: build
+	tests/receiver.py target/release/stent
+
 clean:
 	$(CARGO) clean
 	cd plugins && $(CARGO) clean
-
-include deploy/bench/bench.mk

@@ -79,7 +79,7 @@ fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Version, commit, and the versions of the two engines inside.
+/// Version, commit and wasmtime's version. llama.cpp tells its own while running.
 fn version() -> String {
     let git = std::process::Command::new("git")
         .args(["rev-parse", "--short=12", "HEAD"])
@@ -93,10 +93,10 @@ fn version() -> String {
     println!("cargo:rerun-if-changed=../.git/HEAD");
     println!("cargo:rerun-if-changed=../Cargo.lock");
     format!(
-        "{} (commit {commit}, llama-cpp-2 {}, wasmtime {})",
+        "{} (commit {commit}, wasmtime {}, llama-cpp-2 {}",
         env!("CARGO_PKG_VERSION"),
-        locked(&lock, "llama-cpp-2"),
         locked(&lock, "wasmtime"),
+        locked(&lock, "llama-cpp-2"),
     )
 }
 

@@ -30,7 +30,10 @@ fi
 
 mkdir -p dist
 for policy in guard-limits trim-exchanges prompt-mistral cache-exact filter-redact; do
+    module=$built/$(echo "$policy" | tr - _).wasm
+    # An unchanged file keeps its time: the host is not built again.
+    ! cmp -s "$module" "dist/$policy.wasm" || continue
     # Renamed into place: a gateway that watches this folder never sees half a file.
-    cp "$built/$(echo "$policy" | tr - _).wasm" "dist/.$policy.tmp"
+    cp "$module" "dist/.$policy.tmp"
     mv "dist/.$policy.tmp" "dist/$policy.wasm"
 done

@@ -2,6 +2,7 @@
 
 mod faults;
 mod folder;
+mod forging;
 mod prompts;
 mod revisions;
 mod speed;

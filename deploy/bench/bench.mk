@@ -10,8 +10,6 @@ SET ?=
 BENCH_DIR := target/bench
 BENCH_MODEL = $(BENCH_DIR)/shape-$(LAYERS).gguf
 BENCH_VOCAB := $(BENCH_DIR)/tokenizer.model.v1
-# The Python package that carries Mistral's vocabulary (Apache-2.0).
-MISTRAL_COMMON := 1.13.1
 
 .PHONY: bench bench-model
 
@@ -25,8 +23,4 @@ bench-model: $(BENCH_VOCAB)
 	target/release/stent bench make-model $(BENCH_MODEL) --layers $(LAYERS) --vocab $(BENCH_VOCAB)
 
 $(BENCH_VOCAB):
-	mkdir -p $(BENCH_DIR)/wheel
-	python3 -m pip download --quiet --no-deps --dest $(BENCH_DIR)/wheel mistral-common==$(MISTRAL_COMMON)
-	python3 -m zipfile -e $(BENCH_DIR)/wheel/mistral_common-$(MISTRAL_COMMON)-*.whl $(BENCH_DIR)/wheel
-	mv $(BENCH_DIR)/wheel/mistral_common/data/tokenizer.model.v1 $@
-	rm -r $(BENCH_DIR)/wheel
+	deploy/setup/vocabulary.sh $@

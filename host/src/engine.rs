@@ -26,8 +26,9 @@ pub mod cpu;
 pub mod memory;
 pub mod threads;
 
-pub use settings::{Kind, Settings};
 pub mod shape;
+
+pub use settings::{Kind, Settings};
 
 use crate::types::{Finish, ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer};
 
@@ -37,6 +38,19 @@ use crate::types::{Finish, ModelInfo, Sampling, SessionKey, SlotPermit, Token, T
 /// What llama.cpp finds wrong with the schema.
 pub fn grammar_from_schema(schema: &serde_json::Value) -> Result<String, String> {
     llama::grammar_from_schema(schema)
+}
+
+/// The version that llama.cpp gives of itself, such as "0.6.0".
+pub fn llama_version() -> String {
+    llama::version()
+}
+
+/// The tokenizer of a model file; its weights are not read.
+///
+/// # Errors
+/// [`StartError`] where the file is no model or no CPU code works here.
+pub fn vocabulary(model: &Path, data: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
+    llama::vocabulary(model, data)
 }
 
 /// The seam between the gateway and whatever produces tokens: llama.cpp in this process, a

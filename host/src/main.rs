@@ -10,7 +10,7 @@ use stent::config::{Config, Overrides};
 
 /// An LLM inference gateway with live-swappable WebAssembly policies.
 #[derive(Parser)]
-#[command(name = "stent", version = env!("STENT_VERSION"))]
+#[command(name = "stent", version = version())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -77,6 +77,12 @@ impl ServeArgs {
         }
         Ok(Config::load(self.config.as_deref(), &overrides)?)
     }
+}
+
+/// `0.1.0 (commit …, wasmtime …, llama-cpp-2 …, llama.cpp …)`
+fn version() -> &'static str {
+    let llama = stent::engine::llama_version();
+    format!("{}, llama.cpp {llama})", env!("STENT_VERSION")).leak()
 }
 
 fn main() -> ExitCode {

@@ -30,7 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub enum Part {
     /// Place in the queue; 1 is the next to get a slot.
-    Queued { position: usize },
+    Queued {
+        position: usize,
+    },
     /// So many messages of the history were left out.
     Trimmed {
         dropped: usize,

@@ -1,5 +1,10 @@
 //! Model files that cannot be used, and memory that cannot be locked.
 
+#![expect(
+    unsafe_code,
+    reason = "limits and capabilities are set in a child before it starts"
+)]
+
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;

@@ -187,7 +187,8 @@ async fn the_compilers_memory_is_limited() {
         &Guest::trimmer("bomb", &format!("{bomb}(i32.const 1024)")).core(),
     );
     policies.reload().await.unwrap();
-    let (stage, reason) = rejected(&policies, "bomb.wasm").unwrap_or_else(|| panic!("{:?}", policies.list()));
+    let (stage, reason) =
+        rejected(&policies, "bomb.wasm").unwrap_or_else(|| panic!("{:?}", policies.list()));
     assert_eq!(stage, "compile");
     assert!(
         reason.contains("policies.limits.compile_memory"),

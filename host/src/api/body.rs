@@ -44,8 +44,14 @@ pub async fn read<T: DeserializeOwned>(
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     // serde would take a list for a struct, field by field.
-    if bytes.trim_ascii_start().first().is_some_and(|&byte| byte == b'[') {
-        return Err(Error::Malformed("the body is a list, expected a JSON object".into()));
+    if bytes
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|&byte| byte == b'[')
+    {
+        return Err(Error::Malformed(
+            "the body is a list, expected a JSON object".into(),
+        ));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {

@@ -1,5 +1,7 @@
 //! llama.cpp: the model, its vocabulary and the context that the engine thread steps.
 
+#![expect(unsafe_code, reason = "llama.cpp's version comes as a C string")]
+
 mod device;
 mod grammar;
 mod log;
@@ -34,7 +36,11 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     let header = gguf::read(&settings.model)?;
     let backend = backend(data)?;
     let before = memory::locked();
-    let model = Arc::new(load(backend, settings)?);
+    let params = LlamaModelParams::default()
+        .with_n_gpu_layers(settings.gpu_layers)
+        .with_use_mmap(settings.mmap)
+        .with_use_mlock(settings.mlock);
+    let model = Arc::new(load(backend, &settings.model, &params)?);
     let lock = if settings.mlock {
         memory::judge(
             model.size(),
@@ -90,6 +96,21 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     Ok(Arc::new(handle))
 }
 
+/// A model file's tokenizer alone: no weights are read, no context is made.
+pub fn vocabulary(model: &Path, data: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
+    let backend = backend(data)?;
+    let params = LlamaModelParams::default().with_vocab_only(true);
+    let model = Arc::new(load(backend, model, &params)?);
+    Ok(Arc::new(Vocabulary { model }))
+}
+
+/// The version that llama.cpp gives of itself, such as "0.6.0".
+pub fn version() -> String {
+    // SAFETY: the function takes nothing and returns a constant, NUL-terminated string.
+    let version = unsafe { std::ffi::CStr::from_ptr(llama_cpp_sys_2::llama_version()) };
+    version.to_string_lossy().into_owned()
+}
+
 /// The process's one backend, with the best CPU code that works here.
 fn backend(data: &Path) -> Result<&'static LlamaBackend, StartError> {
     static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
@@ -109,17 +130,15 @@ fn backend(data: &Path) -> Result<&'static LlamaBackend, StartError> {
     Ok(BACKEND.get_or_init(|| backend))
 }
 
-fn load(backend: &LlamaBackend, settings: &Settings) -> Result<LlamaModel, StartError> {
-    let params = LlamaModelParams::default()
-        .with_n_gpu_layers(settings.gpu_layers)
-        .with_use_mmap(settings.mmap)
-        .with_use_mlock(settings.mlock);
+fn load(
+    backend: &LlamaBackend,
+    path: &Path,
+    params: &LlamaModelParams,
+) -> Result<LlamaModel, StartError> {
     log::forget();
-    LlamaModel::load_from_file(backend, &settings.model, &params).map_err(|error| {
-        StartError::Load {
-            path: settings.model.display().to_string(),
-            reason: log::last_error().unwrap_or_else(|| error.to_string()),
-        }
+    LlamaModel::load_from_file(backend, path, params).map_err(|error| StartError::Load {
+        path: path.display().to_string(),
+        reason: log::last_error().unwrap_or_else(|| error.to_string()),
     })
 }
 

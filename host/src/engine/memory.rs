@@ -1,6 +1,8 @@
 //! Whether the model is really locked in RAM. llama.cpp goes on when `mlock` fails, so the kernel is
 //! asked afterwards.
 
+#![expect(unsafe_code, reason = "limits are asked of the kernel")]
+
 use std::fmt;
 
 /// What came of `engine.mlock`.

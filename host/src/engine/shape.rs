@@ -108,6 +108,19 @@ pub fn make(
     })
 }
 
+/// Writes a model file that holds the vocabulary and no weights, for whoever only tokenises.
+pub fn make_vocabulary(out: &Path, vocab: &Path) -> Result<(), ShapeError> {
+    let vocab = Vocab::read(vocab)?;
+    let shape = Shape {
+        layers: 1,
+        reply: 0,
+    };
+    fs::write(out, gguf::header(&vocab, shape, &[])).map_err(|source| ShapeError::Write {
+        path: out.to_owned(),
+        source,
+    })
+}
+
 /// The header names vocabulary, tensors and shape: where it and the length agree, the file is
 /// what would be written.
 fn is_complete(out: &Path, header: &[u8], bytes: u64) -> bool {

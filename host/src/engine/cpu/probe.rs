@@ -1,6 +1,8 @@
 //! The child's work: load one file of kernels and multiply matrices with it, in every way in which
 //! it stores weights.
 
+#![expect(unsafe_code, reason = "ggml is driven through its C interface")]
+
 use std::ffi::{CStr, CString, c_void};
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,6 +1,8 @@
 //! llama.cpp's log, as tracing events; its last error is kept, because its functions tell only that
 //! they failed.
 
+#![expect(unsafe_code, reason = "llama.cpp hands its log to a C callback")]
+
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_void};
 

@@ -1,5 +1,7 @@
 //! The weights, made as they are written.
 
+#![expect(unsafe_code, reason = "ggml's quantisers take raw pointers")]
+
 use std::collections::HashMap;
 use std::io;
 use std::num::NonZero;
