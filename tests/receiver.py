@@ -73,7 +73,7 @@ def spans(text):
     """The spans of the collector's debug log: (name, id, parent)."""
     found = []
     for block in re.split(r"\n\s*Span #\d+", text)[1:]:
-        field = lambda name: re.search(rf"{name}\s*:\s*(.*)", block)
+        field = lambda name: re.search(rf"^ +{name} +: (.*)", block, re.M)
         values = [field(name) for name in ("Name", "ID", "Parent ID")]
         found.append(tuple(m.group(1).strip() if m else "" for m in values))
     return found
@@ -117,7 +117,7 @@ def check(stent, agent, protocol):
                 if process:
                     process.terminate()
                     process.wait()
-    by_id = {id: name for name, id, _ in got}
+    by_id = {span: name for name, span, _ in got}
     for name, parent in TREE.items():
         above = next(p for n, _, p in got if n == name)
         if by_id.get(above) != parent:

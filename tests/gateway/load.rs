@@ -51,12 +51,10 @@ async fn the_one_too_many_is_refused_before_the_head() {
         .await;
     assert_eq!(second.status(), 429);
     assert!(second.headers().contains_key("retry-after"));
-    assert_eq!(
+    assert!(
         told(&Frames::of(first).rest().await).1["tokens"]
             .as_u64()
-            .unwrap()
-            > 3,
-        true
+            .unwrap() > 3
     );
     server.chat("c", "c").await;
 }

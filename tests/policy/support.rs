@@ -26,8 +26,8 @@ impl Tokenizer for Letters {
         let mut tokens = Vec::new();
         let mut rest = text;
         while let Some(next) = rest.chars().next() {
-            if special == Special::Parse {
-                if let Some((token, after)) = [(1, "<s>"), (2, "</s>")]
+            if special == Special::Parse
+                && let Some((token, after)) = [(1, "<s>"), (2, "</s>")]
                     .into_iter()
                     .find_map(|(token, name)| Some((token, rest.strip_prefix(name)?)))
                 {
@@ -35,7 +35,6 @@ impl Tokenizer for Letters {
                     rest = after;
                     continue;
                 }
-            }
             tokens.push(next as Token + 10);
             rest = &rest[next.len_utf8()..];
         }

@@ -53,7 +53,8 @@ fn four_rows_give_the_logits_of_one() {
         ..Settings::default()
     };
     let backend = backend(folder.path()).unwrap();
-    let model = Arc::new(load(backend, &settings).unwrap());
+    let params = LlamaModelParams::default();
+    let model = Arc::new(load(backend, &settings.model, &params).unwrap());
     let limits = limits(&settings, &model);
     let mut device = Device::open(backend, &model, &limits, shape(&settings)).unwrap();
     let mut random = tiny::Random(5);
