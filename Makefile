@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 ARGS ?=
+ADVISORIES := https://github.com/RustSec/advisory-db
 
 all: run
 
@@ -43,6 +44,11 @@ lint: plugins
 deny:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
+	cd plugins && $(CARGO) deny --config ../deny.toml check bans licenses sources
+	@# The advisories come from GitHub; without it the rest still counts.
+	@if timeout 20 git ls-remote -q $(ADVISORIES) HEAD >/dev/null 2>&1; then \
+	    $(CARGO) deny check advisories; \
+	else echo "deny: advisories were not checked, $(ADVISORIES) does not answer"; fi
 
 # The spans, as a collector that is not ours understands them.
 receiver: build

@@ -13,5 +13,6 @@ mod engine;
 mod gateway;
 mod models;
 mod policy;
+mod setup;
 mod structure;
 mod telemetry;

@@ -54,7 +54,8 @@ async fn the_one_too_many_is_refused_before_the_head() {
     assert!(
         told(&Frames::of(first).rest().await).1["tokens"]
             .as_u64()
-            .unwrap() > 3
+            .unwrap()
+            > 3
     );
     server.chat("c", "c").await;
 }

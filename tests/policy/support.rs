@@ -30,11 +30,11 @@ impl Tokenizer for Letters {
                 && let Some((token, after)) = [(1, "<s>"), (2, "</s>")]
                     .into_iter()
                     .find_map(|(token, name)| Some((token, rest.strip_prefix(name)?)))
-                {
-                    tokens.push(token);
-                    rest = after;
-                    continue;
-                }
+            {
+                tokens.push(token);
+                rest = after;
+                continue;
+            }
             tokens.push(next as Token + 10);
             rest = &rest[next.len_utf8()..];
         }
