@@ -233,6 +233,53 @@ async fn openai_clients_are_served() {
     );
 }
 
+/// With a `session_id` the server's memory counts, whether the client sends its own or not.
+#[tokio::test]
+async fn a_named_session_of_v1_is_remembered_and_its_kv_is_used_again() {
+    let server = Server::start(&[]).await;
+    let ask = async |session: Option<&str>, messages: Value| -> [u64; 2] {
+        let mut body = json!({ "temperature": 0, "max_tokens": 30, "messages": messages });
+        if let Some(session) = session {
+            body["session_id"] = json!(session);
+        }
+        let answer = server.post("/v1/chat/completions", body).await;
+        let answer: Value = answer.json().await.unwrap();
+        let usage = &answer["usage"];
+        let cached = &usage["prompt_tokens_details"]["cached_tokens"];
+        [
+            usage["prompt_tokens"].as_u64().unwrap(),
+            cached.as_u64().unwrap(),
+        ]
+    };
+    let user = |text: &str| json!({ "role": "user", "content": text });
+    let first = "What is diabetes?";
+    let second = "What are its symptoms?";
+    let [alone, _] = ask(None, json!([user(second)])).await;
+    for session in ["short", "long"] {
+        ask(Some(session), json!([user(first)])).await;
+    }
+    let [short, cached] = ask(Some("short"), json!([user(second)])).await;
+    assert!(
+        short > alone + 10,
+        "the history is part of the prompt: {short} and {alone}"
+    );
+    assert!(cached > alone, "{cached} of {short} tokens were there");
+    // What the client remembers of the same conversation is not added once more.
+    let told = json!({ "role": "assistant", "content": "something else altogether" });
+    let [long, _] = ask(Some("long"), json!([user(first), told, user(second)])).await;
+    assert_eq!(long, short);
+    let [stateless, _] = ask(None, json!([user(first), told, user(second)])).await;
+    assert_ne!(
+        stateless, long,
+        "without a session the client's history counts"
+    );
+    let odd = json!({ "messages": [user(first)], "session_id": "a b" });
+    let refused = server.post("/v1/chat/completions", odd).await;
+    assert_eq!(refused.status(), 400);
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["error"]["param"], "session_id");
+}
+
 /// Typed marks of the layout and of the vocabulary stay text: the second question is the
 /// model's, not the user's, to end.
 #[tokio::test]

@@ -40,6 +40,8 @@ struct Request {
     #[serde(default)]
     stop: Option<Stop>,
     n: Option<u32>,
+    /// Names a session that the server remembers; without it each request stands alone.
+    session_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,9 +133,11 @@ impl Request {
             }
             Some(_) => {}
         }
+        let named = self.session_id.as_deref().map(super::session_key);
+        let session = named.transpose()?.map(|key| key.session);
         Ok(Ask {
             tenant: TenantId::default(),
-            session: None,
+            session,
             messages,
             params: Params {
                 max_tokens: self.max_completion_tokens.or(self.max_tokens),

@@ -14,6 +14,7 @@ pub struct Ask {
     /// Whose history it continues; `None`: the client brought the whole conversation.
     pub session: Option<SessionId>,
     /// The new message, or the whole conversation, oldest first; the last one is the user's.
+    /// What a remembered session holds already is left out by [`Ask::news`].
     pub messages: Vec<Said>,
     pub params: Params,
     /// Whether the client reads the answer as it is produced.
@@ -51,6 +52,24 @@ pub struct Defaults {
     pub max_tokens: u32,
     pub temperature: f32,
     pub seed: Seed,
+}
+
+impl Ask {
+    /// What the request adds to a session: where one is remembered, its own history counts, and
+    /// of what the client sent only instructions and what follows the last answer.
+    pub fn news(&self, remembered: bool) -> impl Iterator<Item = &Said> {
+        let answered = self
+            .messages
+            .iter()
+            .rposition(|m| m.role == Role::Assistant);
+        let old = answered.filter(|_| remembered).map_or(0, |at| at + 1);
+        let is_new = move |(at, said): &(usize, &Said)| *at >= old || said.role == Role::System;
+        self.messages
+            .iter()
+            .enumerate()
+            .filter(is_new)
+            .map(|(_, said)| said)
+    }
 }
 
 /// Most stop sequences, and the longest of them in bytes.

@@ -76,7 +76,8 @@ impl Turn {
         turn.anchor = session.anchor;
         let (id, exchange) = session.next();
         turn.messages = session.messages.iter().map(|m| turn.safe(m)).collect();
-        turn.add_said(id, exchange);
+        let remembered = !turn.messages.is_empty();
+        turn.add_said(id, exchange, remembered);
         turn.check_fit()?;
         Ok(turn)
     }
@@ -129,9 +130,9 @@ impl Turn {
         message
     }
 
-    /// Appends what the client said: one message, or a whole conversation of its own.
-    fn add_said(&mut self, mut id: u64, mut exchange: u32) {
-        for (at, said) in self.ask.messages.iter().enumerate() {
+    /// Appends what the client said: one message, or a conversation.
+    fn add_said(&mut self, mut id: u64, mut exchange: u32, remembered: bool) {
+        for (at, said) in self.ask.news(remembered).enumerate() {
             // An exchange begins with a question.
             if at > 0 && said.role == Role::User {
                 exchange += 1;
@@ -176,10 +177,10 @@ impl Turn {
         if fixed <= room {
             return Ok(());
         }
-        let field = if self.ask.session.is_some() {
-            "message"
-        } else {
+        let field = if self.ask.route.starts_with("/v1") {
             "messages"
+        } else {
+            "message"
         };
         Err(Error::invalid(
             field,
