@@ -28,7 +28,8 @@ pub struct Settings {
     /// Most tokens in one step.
     pub n_batch: u32,
     /// Most tokens in one pass over the weights. Also the longest piece of a prompt that is
-    /// computed at once while nobody else is waiting, and so how late a cancel can take effect.
+    /// computed at once while nobody else is waiting, and so how late a cancel or another
+    /// question can take effect: 128 reach 92% of the speed of 256, the best (docs/benchmarks.md).
     pub n_ubatch: u32,
     /// Answers generated at the same time.
     pub slots: u32,
@@ -54,7 +55,7 @@ pub struct Settings {
     pub kv_park_bytes: u64,
     /// Sessions whose KV may stay in the cache while they are idle.
     pub kv_sessions: u32,
-    /// Longest step while answers stream, e.g. "400ms"; "auto": four times a step without prompt
+    /// Longest step while answers stream, e.g. "400ms"; "auto": 3.25 times a step without prompt
     /// tokens, measured as it goes.
     pub step_budget: StepBudget,
     /// A busy engine without progress for this long makes /ready fail.
@@ -108,7 +109,7 @@ impl Default for Settings {
             threads_batch: 8,
             n_ctx: 8192,
             n_batch: 2048,
-            n_ubatch: 512,
+            n_ubatch: 128,
             slots: 4,
             queue: 64,
             mlock: true,

@@ -8,6 +8,10 @@ use super::plan::{Feeder, Plan, Row, Sample, SeqId, Time};
 use super::slot::Slot;
 use crate::types::{SessionKey, Token};
 
+/// The step budget "auto", in steps of four rows. Streams are then slowed to less than 3.5 times
+/// their calm pace, whatever prompt arrives.
+const BUDGET: f64 = 3.25;
+
 impl Scheduler {
     pub(super) fn decodes(&mut self, plan: &mut Plan) {
         let running = self
@@ -150,9 +154,8 @@ impl Scheduler {
         if !beside {
             return left.min(self.limits.max_chunk).min(most);
         }
-        let total = self
-            .cost
-            .rows_within(self.budget(), group, rows + self.limits.max_chunk);
+        let enough = rows + self.limits.max_chunk;
+        let total = self.cost.rows_within(self.budget(), rows, group, enough);
         // A full group at least where this step has no prompt tokens yet.
         let floor = if rows <= self.limits.slots {
             group.max(rows + group) / group * group
@@ -166,7 +169,7 @@ impl Scheduler {
     fn budget(&self) -> f64 {
         match self.limits.budget {
             Some(budget) => budget.as_secs_f64(),
-            None => 4.0 * self.cost.seconds(self.limits.group).unwrap_or_default(),
+            None => BUDGET * self.cost.seconds(self.limits.group).unwrap_or_default(),
         }
     }
 
