@@ -55,7 +55,7 @@ pub struct Settings {
     pub kv_park_bytes: u64,
     /// Sessions whose KV may stay in the cache while they are idle.
     pub kv_sessions: u32,
-    /// Longest step while answers stream, e.g. "400ms"; "auto": 3.25 times a step without prompt
+    /// Longest step while answers stream, e.g. "400ms"; "auto": four times a step without prompt
     /// tokens, measured as it goes.
     pub step_budget: StepBudget,
     /// A busy engine without progress for this long makes /ready fail.

@@ -8,9 +8,9 @@ use super::plan::{Feeder, Plan, Row, Sample, SeqId, Time};
 use super::slot::Slot;
 use crate::types::{SessionKey, Token};
 
-/// The step budget "auto", in steps of four rows. Streams are then slowed to less than 3.5 times
-/// their calm pace, whatever prompt arrives.
-const BUDGET: f64 = 3.25;
+/// The step budget "auto", in steps of four rows: room for sixteen rows also behind a long
+/// context, where attention makes them a third slower.
+const BUDGET: f64 = 4.0;
 
 impl Scheduler {
     pub(super) fn decodes(&mut self, plan: &mut Plan) {
