@@ -2,6 +2,7 @@
 //!
 //! Only `main` sees it: every stage gets its own section and nothing else.
 
+mod environment;
 mod layers;
 
 use std::path::{Path, PathBuf};

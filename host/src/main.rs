@@ -58,7 +58,8 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn load(&self) -> anyhow::Result<Config> {
+    /// The configuration, and what about the environment looks like a slip.
+    fn load(&self) -> anyhow::Result<(Config, Vec<String>)> {
         let mut overrides = Overrides::from_env(std::env::vars());
         let flags = [
             ("--listen", "server", "listen", &self.listen),
@@ -75,7 +76,8 @@ impl ServeArgs {
         for assignment in &self.set {
             overrides.set(assignment)?;
         }
-        Ok(Config::load(self.config.as_deref(), &overrides)?)
+        let config = Config::load(self.config.as_deref(), &overrides)?;
+        Ok((config, overrides.warnings().to_vec()))
     }
 }
 
@@ -110,7 +112,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Models(args) => Ok(stent::models::run(&args, &mut std::io::stdout())?),
         Command::Bench(args) => Ok(stent::bench::run(*args)?),
         Command::Serve(args) => {
-            let config = args.load()?;
+            let (config, warnings) = args.load()?;
+            if args.print_config || args.check_config {
+                for warning in &warnings {
+                    eprintln!("stent: warning: {warning}");
+                }
+            }
             if args.print_config {
                 print!("{}", config.to_toml()?);
                 return Ok(());
@@ -119,7 +126,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 println!("the configuration is good");
                 return Ok(());
             }
-            serve::serve(config)
+            serve::serve(config, &warnings)
         }
     }
 }

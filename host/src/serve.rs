@@ -19,8 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub fn serve(config: Config) -> anyhow::Result<()> {
+pub fn serve(config: Config, warnings: &[String]) -> anyhow::Result<()> {
     let tracing = trace::init(&config.telemetry, &config.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

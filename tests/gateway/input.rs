@@ -216,3 +216,27 @@ fn the_configuration_can_be_checked_and_printed() {
         assert!(text.contains(part), "{text}");
     }
 }
+
+/// In the log when it serves, on the terminal when it only checks.
+#[test]
+fn a_variable_that_sets_nothing_is_told() {
+    let said = |arguments: &[&str]| {
+        let output = command()
+            .args(["serve", "--set", "log.format=human"])
+            .args(["--listen", &format!("127.0.0.1:{}", free_port())])
+            .args(["--admin", &format!("127.0.0.1:{}", free_port())])
+            .args(arguments)
+            .env("STENT_ENGIN_SLOTS", "2")
+            .env("STENT_PORT_8000_TCP", "tcp://10.0.0.1:8000")
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for arguments in [["--check-config"].as_slice(), &["--model", "/nowhere.gguf"]] {
+        let said = said(arguments);
+        let warning = "environment variable STENT_ENGIN_SLOTS sets nothing: no such key; \
+                       the nearest is STENT_ENGINE_SLOTS (engine.slots)";
+        assert!(said.contains(warning), "{arguments:?}: {said}");
+        assert!(!said.contains("STENT_PORT"), "{said}");
+    }
+}
