@@ -20,8 +20,10 @@ use crate::types::units;
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Address of the public routes.
+    #[serde(with = "units::address")]
     pub listen: SocketAddr,
     /// Address of the admin routes: metrics, policies, slots. Never reachable from outside.
+    #[serde(with = "units::address")]
     pub admin: SocketAddr,
     /// Connections that the kernel keeps waiting for us.
     pub backlog: u32,

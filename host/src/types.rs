@@ -1,6 +1,7 @@
 //! The vocabulary that the stages share. Stages do not import each other; they meet here.
 
 pub mod units;
+pub mod wording;
 
 use std::fmt;
 use std::sync::Arc;

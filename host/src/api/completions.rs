@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions` and `GET /v1/models`, as OpenAI's clients expect them. Unknown
 //! fields are ignored: clients send many.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,9 +28,9 @@ struct Request {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
-    max_tokens: Option<u32>,
+    max_tokens: Option<NonZeroU32>,
     /// The newer name of `max_tokens`.
-    max_completion_tokens: Option<u32>,
+    max_completion_tokens: Option<NonZeroU32>,
     temperature: Option<f32>,
     top_p: Option<f32>,
     top_k: Option<i32>,
@@ -39,7 +40,7 @@ struct Request {
     seed: Option<Seed>,
     #[serde(default)]
     stop: Option<Stop>,
-    n: Option<u32>,
+    n: Option<NonZeroU32>,
     /// Names a session that the server remembers; without it each request stands alone.
     session_id: Option<String>,
 }
@@ -102,7 +103,7 @@ impl Message {
 
 impl Request {
     fn ask(self, streaming: bool, span: Span) -> Result<Ask, Error> {
-        if let Some(n) = self.n.filter(|&n| n != 1) {
+        if let Some(n) = self.n.filter(|&n| n != NonZeroU32::MIN) {
             return Err(Error::invalid("n", format!("found {n}, expected 1")));
         }
         let messages = self
@@ -133,6 +134,7 @@ impl Request {
             }
             Some(_) => {}
         }
+        let most = self.max_completion_tokens.or(self.max_tokens);
         let named = self.session_id.as_deref().map(super::session_key);
         let session = named.transpose()?.map(|key| key.session);
         Ok(Ask {
@@ -140,7 +142,7 @@ impl Request {
             session,
             messages,
             params: Params {
-                max_tokens: self.max_completion_tokens.or(self.max_tokens),
+                max_tokens: most.map(NonZeroU32::get),
                 temperature: self.temperature,
                 top_p: self.top_p,
                 top_k: self.top_k,

@@ -5,7 +5,12 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use crate::types::wording::plain as worded;
+
 use super::{Config, ConfigError, environment};
+
+/// What a struct is called here.
+const TABLE: &str = "a table";
 
 /// What comes after the file: pairs of origin ("STENT_ENGINE_SLOTS", "--set engine.slots"),
 /// dotted key and value.
@@ -103,7 +108,7 @@ pub(super) fn file(path: &Path) -> Result<Table, ConfigError> {
         let at = line
             .map(|line| format!("line {line}: "))
             .unwrap_or_default();
-        wrong(format!("{at}{key}: {}", inner.message()))
+        wrong(format!("{at}{key}: {}", worded(inner.message(), TABLE)))
     })?;
     Ok(table)
 }
@@ -155,6 +160,6 @@ fn insert(table: &mut Table, path: &[String], value: Value) -> Result<(), String
 fn read(table: &Table) -> Result<Config, String> {
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|e| {
         let key = e.path().to_string();
-        format!("{key}: {}", e.into_inner().message())
+        format!("{key}: {}", worded(e.into_inner().message(), TABLE))
     })
 }

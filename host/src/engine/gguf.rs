@@ -14,6 +14,9 @@ const MAX_STRING: u64 = 1 << 24;
 /// Most keys, tensors or array elements: a vocabulary has some hundred thousand.
 const MAX_COUNT: u64 = 1 << 24;
 
+/// Larger numbers are no versions, but other bytes.
+const MAX_VERSION: u32 = 1000;
+
 /// What the header tells.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
@@ -42,6 +45,8 @@ pub enum GgufError {
     Version { path: PathBuf, found: u32 },
     #[error("engine.model: {path} is corrupt: {what}")]
     Corrupt { path: PathBuf, what: String },
+    #[error("engine.model: {path} is truncated: its {found} bytes end in the middle of its header")]
+    Header { path: PathBuf, found: u64 },
     #[error("engine.model: {path} is truncated: {found} bytes, expected at least {expected}")]
     Truncated {
         path: PathBuf,
@@ -97,6 +102,9 @@ impl<R: Read> Reader<'_, R> {
             });
         }
         let version = u32::from_le_bytes(self.bytes()?);
+        if version > MAX_VERSION {
+            return Err(self.corrupt("no version number follows \"GGUF\"".into()));
+        }
         if !(2..=3).contains(&version) {
             return Err(GgufError::Version {
                 path: self.path.into(),
@@ -253,10 +261,9 @@ impl<R: Read> Reader<'_, R> {
         self.from
             .read_exact(bytes)
             .map_err(|source| match source.kind() {
-                std::io::ErrorKind::UnexpectedEof => GgufError::Truncated {
+                std::io::ErrorKind::UnexpectedEof => GgufError::Header {
                     path: self.path.into(),
                     found: self.size,
-                    expected,
                 },
                 _ => GgufError::Open {
                     path: self.path.into(),
@@ -380,7 +387,9 @@ mod tests {
             missing.contains("/nowhere/x.gguf") && missing.contains("No such file"),
             "{missing}"
         );
-        assert!(says(b"").contains("truncated"));
+        assert!(says(b"").contains("truncated: its 0 bytes end in the middle of its header"));
+        assert!(says(&whole[..100]).contains("its 100 bytes end in the middle"));
+        assert!(says(b"GGUFjunkjunkjunk").contains("corrupt: no version number follows"));
     }
 
     proptest! {
