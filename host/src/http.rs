@@ -54,7 +54,34 @@ impl Default for Settings {
     }
 }
 
-/// A listener that could not be had.
+impl Settings {
+    /// One sentence for the first value that cannot work.
+    ///
+    /// # Errors
+    /// [`HttpError::Value`] or [`HttpError::Origin`].
+    pub fn check(&self) -> Result<(), HttpError> {
+        let wrong = |text: &str| Err(HttpError::Value(text.to_owned()));
+        if self.listen == self.admin && self.listen.port() != 0 {
+            return Err(HttpError::Value(format!(
+                "server.admin: {}, the same as server.listen; expected another address, because \
+                 the admin routes are never public",
+                self.admin
+            )));
+        }
+        if self.backlog == 0 {
+            return wrong("server.backlog: 0, expected at least 1");
+        }
+        if self.max_body == 0 {
+            return wrong("server.max_body: 0, expected a size such as \"1MiB\"");
+        }
+        if self.keep_alive.is_zero() {
+            return wrong("server.keep_alive: 0s, expected a duration such as \"60s\"");
+        }
+        origins(&self.cors_origins).map(drop)
+    }
+}
+
+/// A listener that could not be had, or a setting that cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     #[error("{key} = {address}: cannot listen there: {source}{}", hint(source))]
@@ -67,6 +94,8 @@ pub enum HttpError {
         "server.cors_origins: {0:?} is no origin, expected one such as \"http://localhost:3000\""
     )]
     Origin(String),
+    #[error("{0}")]
+    Value(String),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -113,14 +142,7 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
     if origins.is_empty() {
         return Ok(router);
     }
-    let origins = origins
-        .iter()
-        .map(|origin| {
-            let valid = origin.starts_with("http://") || origin.starts_with("https://");
-            let value = HeaderValue::from_str(origin).ok().filter(|_| valid);
-            value.ok_or_else(|| HttpError::Origin(origin.clone()))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let origins = self::origins(origins)?;
     let exposed = [
         "x-vercel-ai-ui-message-stream",
         "traceresponse",
@@ -133,6 +155,19 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
             .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION, header::ACCEPT])
             .expose_headers(exposed.map(HeaderName::from_static)),
     ))
+}
+
+/// Scheme, host and port; a browser sends no path, so that one with a path would never match.
+fn origins(texts: &[String]) -> Result<Vec<HeaderValue>, HttpError> {
+    let origin = |text: &String| {
+        let host = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme));
+        let whole = host.is_some_and(|h| !h.is_empty() && !h.contains(['/', '?', '#', '*', ' ']));
+        let value = HeaderValue::from_str(text).ok().filter(|_| whole);
+        value.ok_or_else(|| HttpError::Origin(text.clone()))
+    };
+    texts.iter().map(origin).collect()
 }
 
 /// Serves until `stop`, then lets the open connections finish their requests.

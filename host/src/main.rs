@@ -101,10 +101,22 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stent: {error:#}");
+            eprintln!("stent: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes in one line. Most errors are sentences that hold their cause already:
+/// it is not told twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
@@ -123,10 +135,19 @@ fn run(command: Command) -> anyhow::Result<()> {
                 return Ok(());
             }
             if args.check_config {
-                println!("the configuration is good");
-                return Ok(());
+                return check(&config);
             }
             serve::serve(config, &warnings)
         }
     }
+}
+
+/// All that a start would refuse, but for the ports. The model may come later.
+fn check(config: &Config) -> anyhow::Result<()> {
+    match stent::engine::check(&config.engine) {
+        Err(error) if error.is_missing_model() => eprintln!("stent: warning: {error}"),
+        other => other?,
+    }
+    println!("the configuration is good");
+    Ok(())
 }

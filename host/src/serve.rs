@@ -36,7 +36,9 @@ pub fn serve(config: Config, warnings: &[String]) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
-    // The ports come first: a second server should fail before it loads a model.
+    // What is wrong with the files is told before anybody can connect, and the ports come before
+    // the model: a second server should fail before it loads one.
+    engine::check(&config.engine)?;
     let server = &config.server;
     let public = http::listen("server.listen", server.listen, server.backlog)?;
     let admin = http::listen("server.admin", server.admin, server.backlog)?;

@@ -1,5 +1,6 @@
 //! The vocabulary that the stages share. Stages do not import each other; they meet here.
 
+pub mod place;
 pub mod units;
 pub mod wording;
 

@@ -225,6 +225,13 @@ impl Settings {
                 self.kv_cells, self.n_ctx
             ));
         }
+        if self.kv_cells > u32::MAX / 2 {
+            return Err(format!(
+                "engine.kv_cells: {}, expected at most {}",
+                self.kv_cells,
+                u32::MAX / 2
+            ));
+        }
         if !(0.0..=10.0).contains(&self.temperature) {
             return Err(format!(
                 "engine.temperature: {}, expected 0 to 10",
