@@ -88,7 +88,26 @@ async fn each_mistake_in_a_request_is_named() {
             "/chat",
             json!({ "message": "x", "max_tokens": 99999 }),
             400,
-            "message: needs",
+            "max_tokens: found 99999, expected at most 20",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "max_completion_tokens": 99999, "messages": [{ "role": "user", "content": "x" }] }),
+            400,
+            "max_completion_tokens: found 99999, expected at most 20",
+        ),
+        // 3,900 bytes are 1,300 tokens of the scripted engine.
+        (
+            "/chat/stream",
+            json!({ "message": "x".repeat(3900) }),
+            400,
+            "message: needs 13",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": "user", "content": "x".repeat(3900) }] }),
+            400,
+            "messages: needs 13",
         ),
         (
             "/chat",

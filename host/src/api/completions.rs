@@ -154,6 +154,10 @@ impl Request {
                 seed: Some(self.seed.unwrap_or(Seed::Random)),
                 stop: self.stop.unwrap_or_default().into_vec(),
             },
+            max_tokens_field: match self.max_completion_tokens {
+                Some(_) => "max_completion_tokens",
+                None => "max_tokens",
+            },
             streaming,
             span,
             route: ROUTE,

@@ -92,6 +92,7 @@ impl Request {
                 seed: self.seed,
                 stop: self.stop.into_vec(),
             },
+            max_tokens_field: "max_tokens",
             streaming,
             span,
             route,
