@@ -141,6 +141,33 @@ async fn each_mistake_in_a_request_is_named() {
         ),
         ("/chats", json!({ "message": "x" }), 404, "no such route"),
     ];
+    let forms = [
+        (
+            json!({ "response_format": { "type": "json_object" } }),
+            "response_format: found type \"json_object\", which is not supported yet",
+        ),
+        (
+            json!({ "response_format": "json" }),
+            "response_format: found no known type, which is not supported yet",
+        ),
+        (
+            json!({ "tools": [{ "type": "function" }] }),
+            "tools: found 1, expected none: tools are not supported yet",
+        ),
+        (
+            json!({ "functions": [{}, {}] }),
+            "functions: found 2, expected none: functions are not supported yet",
+        ),
+        (
+            json!({ "logprobs": true }),
+            "logprobs: found true, expected false: log probabilities are not supported yet",
+        ),
+    ];
+    let forms = forms.map(|(mut body, words)| {
+        body["messages"] = json!([{ "role": "user", "content": "x" }]);
+        ("/v1/chat/completions", body, 400, words)
+    });
+    let cases = cases.into_iter().chain(forms);
     for (route, body, status, words) in cases {
         let response = server.post(route, body.clone()).await;
         assert_eq!(response.status(), status, "{route} {body}");
@@ -178,6 +205,13 @@ async fn each_mistake_in_a_request_is_named() {
             get.headers()["allow"].to_str().unwrap()
         ),
         (405, "POST")
+    );
+    // What asks for nothing special is no mistake.
+    let plain = json!({ "messages": [{ "role": "user", "content": "x" }], "tools": [],
+        "functions": null, "response_format": { "type": "text" }, "logprobs": false });
+    assert_eq!(
+        server.post("/v1/chat/completions", plain).await.status(),
+        200
     );
     server.chat("still there?", "after").await;
 }

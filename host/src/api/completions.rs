@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::Span;
 
 use super::message::Stop;
@@ -41,6 +41,11 @@ struct Request {
     #[serde(default)]
     stop: Option<Stop>,
     n: Option<NonZeroU32>,
+    // What would change the answer's form and is not there yet: refused, not ignored.
+    response_format: Option<Value>,
+    tools: Option<Value>,
+    functions: Option<Value>,
+    logprobs: Option<bool>,
     /// Names a session that the server remembers; without it each request stands alone.
     session_id: Option<String>,
 }
@@ -102,7 +107,39 @@ impl Message {
 }
 
 impl Request {
+    /// A client that asks for another form of answer must not take plain text for it.
+    fn check_supported(&self) -> Result<(), Error> {
+        let text = json!({ "type": "text" });
+        if let Some(format) = self.response_format.as_ref().filter(|f| **f != text) {
+            let found = match format["type"].as_str() {
+                Some(kind) => format!("type {kind:?}"),
+                None => "no known type".into(),
+            };
+            return Err(Error::invalid(
+                "response_format",
+                format!("found {found}, which is not supported yet; expected {text}"),
+            ));
+        }
+        for (field, list) in [("tools", &self.tools), ("functions", &self.functions)] {
+            if let Some(found) = list.as_ref().filter(|list| **list != json!([])) {
+                let found = found.as_array().map_or(1, Vec::len);
+                return Err(Error::invalid(
+                    field,
+                    format!("found {found}, expected none: {field} are not supported yet"),
+                ));
+            }
+        }
+        if self.logprobs == Some(true) {
+            return Err(Error::invalid(
+                "logprobs",
+                "found true, expected false: log probabilities are not supported yet",
+            ));
+        }
+        Ok(())
+    }
+
     fn ask(self, streaming: bool, span: Span) -> Result<Ask, Error> {
+        self.check_supported()?;
         if let Some(n) = self.n.filter(|&n| n != NonZeroU32::MIN) {
             return Err(Error::invalid("n", format!("found {n}, expected 1")));
         }
