@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -143,6 +143,14 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
         return Ok(router);
     }
     let origins = self::origins(origins)?;
+    let allowed = [
+        "content-type",
+        "authorization",
+        "accept",
+        "traceparent",
+        "x-request-id",
+        "last-event-id",
+    ];
     let exposed = [
         "x-vercel-ai-ui-message-stream",
         "traceresponse",
@@ -152,7 +160,7 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
         CorsLayer::new()
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::POST, Method::DELETE])
-            .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION, header::ACCEPT])
+            .allow_headers(allowed.map(HeaderName::from_static))
             .expose_headers(exposed.map(HeaderName::from_static)),
     ))
 }

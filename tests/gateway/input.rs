@@ -206,6 +206,21 @@ async fn each_mistake_in_a_request_is_named() {
         ),
         (405, "POST")
     );
+    for (method, route, allowed) in [
+        ("POST", "/admin/slots", "GET"),
+        ("DELETE", "/metrics", "GET"),
+        ("GET", "/admin/policies/trim/rollback", "POST"),
+        ("PUT", "/admin/policies/reload", "POST"),
+    ] {
+        let url = format!("{}{route}", server.admin);
+        let request = server.client.request(method.parse().unwrap(), url);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 405, "{route}");
+        assert_eq!(response.headers()["allow"], allowed, "{route}");
+        let error: Value = response.json().await.unwrap();
+        let told = format!("method {method} is not allowed here; allowed: {allowed}");
+        assert_eq!(error["error"]["message"], told, "{route}");
+    }
     // What asks for nothing special is no mistake.
     let plain = json!({ "messages": [{ "role": "user", "content": "x" }], "tools": [],
         "functions": null, "response_format": { "type": "text" }, "logprobs": false });
