@@ -1,11 +1,13 @@
 //! The listeners: backlog, keep-alive, body limit, CORS, and an orderly end.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
@@ -178,8 +180,29 @@ fn origins(texts: &[String]) -> Result<Vec<HeaderValue>, HttpError> {
     texts.iter().map(origin).collect()
 }
 
+/// A listener that is being served.
+pub struct Door {
+    stop: CancellationToken,
+    served: TaskTracker,
+}
+
+impl Door {
+    pub fn open(listener: TcpListener, router: Router, keep_alive: Duration) -> Self {
+        let (stop, served) = (CancellationToken::new(), TaskTracker::new());
+        served.spawn(serve(listener, router, keep_alive, stop.clone()));
+        served.close();
+        Self { stop, served }
+    }
+
+    /// Lets nobody in any more, and waits until the requests inside are answered.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        self.served.wait().await;
+    }
+}
+
 /// Serves until `stop`, then lets the open connections finish their requests.
-pub async fn serve(
+async fn serve(
     listener: TcpListener,
     router: Router,
     keep_alive: Duration,
@@ -220,12 +243,21 @@ async fn connection(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(keep_alive);
-    let service = TowerToHyperService::new(router);
+    let routes = TowerToHyperService::new(router);
+    let used = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        used.store(true, Ordering::Relaxed);
+        routes.call(request)
+    });
     let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let result = tokio::select! {
         result = served.as_mut() => result,
         () = stop.cancelled() => {
+            // Browsers connect ahead: nobody waits where nothing was asked yet.
+            if !used.load(Ordering::Relaxed) {
+                return;
+            }
             served.as_mut().graceful_shutdown();
             served.await
         }
