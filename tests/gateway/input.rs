@@ -424,7 +424,8 @@ fn a_configuration_that_cannot_start_is_not_called_good() {
         ),
     ] {
         for check in [["--check-config"].as_slice(), &[]] {
-            let arguments = [&["--model", &model, "--set", set], check].concat();
+            let given = ["--model", model.as_str(), "--set", set];
+            let arguments = [given.as_slice(), check].concat();
             let told = refusal(folder.path(), &arguments);
             assert!(told.starts_with(&format!("stent: {line}")), "{set}: {told}");
         }

@@ -165,7 +165,7 @@ fn each_printed_key_can_be_set_through_the_environment() {
             (key, default) => panic!("{key} = {default}: no other value is known"),
         };
         let name = environment::variable(&path);
-        let config = load("", &[(&name, &other)], &[]).unwrap();
+        let config = load("", &[(name.as_str(), other.as_str())], &[]).unwrap();
         let printed = at(&toml::Table::try_from(config).unwrap());
         let wanted = super::layers::value(&other);
         assert_eq!(printed.to_string(), wanted.to_string(), "{name}={other}");
@@ -190,7 +190,7 @@ fn a_variable_that_sets_nothing_is_told_with_the_nearest_key() {
             "STENT_POLICIES__TRIM__FAIL (policies.trim.fail)",
         ),
     ] {
-        let [warning] = warnings(&[(name, "2")]).try_into().unwrap();
+        let [warning]: [String; 1] = warnings(&[(name, "2")]).try_into().unwrap();
         let start =
             format!("environment variable {name} sets nothing: no such key; the nearest is");
         assert!(warning.starts_with(&start), "{warning}");

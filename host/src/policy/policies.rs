@@ -97,7 +97,7 @@ impl Policies {
             let path = path.clone();
             move |source| PolicyError::Files { key, path, source }
         };
-        let files = |path| failed("data.dir", path);
+        let files = |path: &PathBuf| failed("data.dir", path);
         std::fs::create_dir_all(&settings.dir).map_err(failed("policies.dir", &settings.dir))?;
         let dir = around.data_dir.join("policies");
         let history = History::open(&dir, settings.keep).map_err(files(&dir))?;
