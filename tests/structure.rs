@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     (
         "config",
-        &["cache", "engine", "http", "policy", "session", "trace"],
+        &[
+            "cache", "engine", "http", "policy", "session", "trace", "types",
+        ],
     ),
     ("http", &["types"]),
     (

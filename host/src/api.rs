@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -38,6 +39,12 @@ pub struct App {
     pub draining: AtomicBool,
 }
 
+impl App {
+    fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
 /// The public routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
@@ -50,7 +57,33 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/ready", get(ready))
         .fallback(async || Error::NotFound("route"))
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), draining))
         .with_state(app)
+}
+
+/// While running answers end, everybody else is told to go elsewhere, on this connection too. The
+/// chat routes refuse by themselves, after their spans have begun.
+async fn draining(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    const OPEN: [&str; 5] = [
+        "/health",
+        "/ready",
+        "/chat",
+        "/chat/stream",
+        "/v1/chat/completions",
+    ];
+    let mut response = match app.draining() && !OPEN.contains(&request.uri().path()) {
+        true => shutting_down().into_response(),
+        false => next.run(request).await,
+    };
+    if app.draining() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
+}
+
+fn shutting_down() -> Error {
+    Error::Unavailable("the server is shutting down".into())
 }
 
 /// Runs a request under its server span and tells how it ended. What is refused before the head
@@ -72,8 +105,8 @@ where
     let trace = traceresponse(&span);
     let server = (*span).clone();
     let result = async {
-        if app.draining.load(Ordering::Relaxed) {
-            return Err(Error::Unavailable("the server is shutting down".into()));
+        if app.draining() {
+            return Err(shutting_down());
         }
         let answer = chat(&app.gateway, ask(server.clone())?).await?;
         respond(answer, span).await
@@ -144,8 +177,8 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 /// Ready: the model is loaded, the policies are active, no slot is stalled, nothing drains.
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let status = app.gateway.engine.status();
-    let problem = if app.draining.load(Ordering::Relaxed) {
-        Some("the server is shutting down".to_owned())
+    let problem = if app.draining() {
+        Some(shutting_down().to_string())
     } else if !status.ready {
         Some(
             status

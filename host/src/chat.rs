@@ -8,6 +8,7 @@ mod turn;
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use ask::{Ask, Defaults, Params, Said};
@@ -36,6 +37,8 @@ pub struct Gateway {
     pub defaults: Defaults,
     /// The answers being written: a shutdown waits for them.
     pub answers: TaskTracker,
+    /// Ends them, each with an error of its own, when it has waited long enough.
+    pub cut: CancellationToken,
 }
 
 /// An answer that has begun: its parts come as they are produced.

@@ -2,6 +2,7 @@
 //!
 //! Only `main` sees it: every stage gets its own section and nothing else.
 
+mod environment;
 mod layers;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use layers::Overrides;
 
+use crate::types::place;
 use crate::{cache, engine, http, policy, session, trace};
 
 /// The whole configuration. Every section and key is optional; none may be unknown.
@@ -72,24 +74,16 @@ impl Config {
 
     /// What no type can say.
     fn check(&self) -> Result<(), ConfigError> {
-        let server = &self.server;
-        if server.listen == server.admin && server.listen.port() != 0 {
-            return Err(ConfigError::Value(format!(
-                "server.admin: {}, the same as server.listen; expected another address, because \
-                 the admin routes are never public",
-                server.admin
-            )));
+        fn told(error: impl ToString) -> ConfigError {
+            ConfigError::Value(error.to_string())
         }
-        if server.backlog == 0 {
-            return Err(ConfigError::Value(
-                "server.backlog: 0, expected at least 1".into(),
-            ));
-        }
-        self.engine.validate().map_err(ConfigError::Value)?;
-        self.policies.check().map_err(ConfigError::Value)?;
-        self.telemetry
-            .validate()
-            .map_err(|error| ConfigError::Value(error.to_string()))
+        self.server.check().map_err(told)?;
+        self.engine.validate().map_err(told)?;
+        self.policies.check().map_err(told)?;
+        self.sessions.check().map_err(told)?;
+        self.telemetry.validate().map_err(told)?;
+        self.log.validate().map_err(told)?;
+        place::folder("data.dir", "--data", &self.data.dir).map_err(told)
     }
 
     /// The effective configuration as a TOML file.

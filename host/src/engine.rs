@@ -81,12 +81,44 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     }
 }
 
+/// What can be known to fail before anything is loaded: the settings, the model file's header, a KV
+/// cache that is larger than the machine's RAM.
+///
+/// # Errors
+/// The same as [`start`] would give, or would be killed for.
+pub fn check(settings: &Settings) -> Result<(), StartError> {
+    settings.validate().map_err(StartError::Settings)?;
+    if settings.kind != Kind::Llama {
+        return Ok(());
+    }
+    let header = gguf::read(&settings.model)?;
+    let needed = header
+        .kv_bytes
+        .map(|cell| cell.saturating_mul(u64::from(settings.cells())));
+    match (needed, memory::total()) {
+        (Some(needed), Some(ram)) if needed > ram => Err(StartError::Settings(format!(
+            "{}: the KV cache of {} cells would take {} MiB, this machine has {} MiB of RAM",
+            match settings.kv_cells {
+                0 => format!(
+                    "engine.n_ctx: {} for {} slots",
+                    settings.n_ctx, settings.slots
+                ),
+                _ => "engine.kv_cells".into(),
+            },
+            settings.cells(),
+            needed >> 20,
+            ram >> 20,
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Why no engine could be started: one sentence that names the key or the file.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{0}")]
     Settings(String),
-    #[error("{0}")]
+    #[error(transparent)]
     Model(#[from] gguf::GgufError),
     #[error("engine.model: llama.cpp cannot load {path}: {reason}")]
     Load { path: String, reason: String },
@@ -100,6 +132,14 @@ pub enum StartError {
     Cpu(#[from] cpu::CpuError),
     #[error("engine: cannot start its thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+impl StartError {
+    /// The model file is not there (yet).
+    pub fn is_missing_model(&self) -> bool {
+        matches!(self, Self::Model(gguf::GgufError::Open { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound)
+    }
 }
 
 /// One generation to run.

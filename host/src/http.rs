@@ -1,11 +1,13 @@
 //! The listeners: backlog, keep-alive, body limit, CORS, and an orderly end.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
@@ -20,8 +22,10 @@ use crate::types::units;
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Address of the public routes.
+    #[serde(with = "units::address")]
     pub listen: SocketAddr,
     /// Address of the admin routes: metrics, policies, slots. Never reachable from outside.
+    #[serde(with = "units::address")]
     pub admin: SocketAddr,
     /// Connections that the kernel keeps waiting for us.
     pub backlog: u32,
@@ -52,7 +56,34 @@ impl Default for Settings {
     }
 }
 
-/// A listener that could not be had.
+impl Settings {
+    /// One sentence for the first value that cannot work.
+    ///
+    /// # Errors
+    /// [`HttpError::Value`] or [`HttpError::Origin`].
+    pub fn check(&self) -> Result<(), HttpError> {
+        let wrong = |text: &str| Err(HttpError::Value(text.to_owned()));
+        if self.listen == self.admin && self.listen.port() != 0 {
+            return Err(HttpError::Value(format!(
+                "server.admin: {}, the same as server.listen; expected another address, because \
+                 the admin routes are never public",
+                self.admin
+            )));
+        }
+        if self.backlog == 0 {
+            return wrong("server.backlog: 0, expected at least 1");
+        }
+        if self.max_body == 0 {
+            return wrong("server.max_body: 0, expected a size such as \"1MiB\"");
+        }
+        if self.keep_alive.is_zero() {
+            return wrong("server.keep_alive: 0s, expected a duration such as \"60s\"");
+        }
+        origins(&self.cors_origins).map(drop)
+    }
+}
+
+/// A listener that could not be had, or a setting that cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     #[error("{key} = {address}: cannot listen there: {source}{}", hint(source))]
@@ -65,6 +96,8 @@ pub enum HttpError {
         "server.cors_origins: {0:?} is no origin, expected one such as \"http://localhost:3000\""
     )]
     Origin(String),
+    #[error("{0}")]
+    Value(String),
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -111,14 +144,15 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
     if origins.is_empty() {
         return Ok(router);
     }
-    let origins = origins
-        .iter()
-        .map(|origin| {
-            let valid = origin.starts_with("http://") || origin.starts_with("https://");
-            let value = HeaderValue::from_str(origin).ok().filter(|_| valid);
-            value.ok_or_else(|| HttpError::Origin(origin.clone()))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let origins = self::origins(origins)?;
+    let allowed = [
+        "content-type",
+        "authorization",
+        "accept",
+        "traceparent",
+        "x-request-id",
+        "last-event-id",
+    ];
     let exposed = [
         "x-vercel-ai-ui-message-stream",
         "traceresponse",
@@ -128,13 +162,47 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
         CorsLayer::new()
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::POST, Method::DELETE])
-            .allow_headers([header::CONTENT_TYPE, header::AUTHORIZATION, header::ACCEPT])
+            .allow_headers(allowed.map(HeaderName::from_static))
             .expose_headers(exposed.map(HeaderName::from_static)),
     ))
 }
 
+/// Scheme, host and port; a browser sends no path, so that one with a path would never match.
+fn origins(texts: &[String]) -> Result<Vec<HeaderValue>, HttpError> {
+    let origin = |text: &String| {
+        let host = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme));
+        let whole = host.is_some_and(|h| !h.is_empty() && !h.contains(['/', '?', '#', '*', ' ']));
+        let value = HeaderValue::from_str(text).ok().filter(|_| whole);
+        value.ok_or_else(|| HttpError::Origin(text.clone()))
+    };
+    texts.iter().map(origin).collect()
+}
+
+/// A listener that is being served.
+pub struct Door {
+    stop: CancellationToken,
+    served: TaskTracker,
+}
+
+impl Door {
+    pub fn open(listener: TcpListener, router: Router, keep_alive: Duration) -> Self {
+        let (stop, served) = (CancellationToken::new(), TaskTracker::new());
+        served.spawn(serve(listener, router, keep_alive, stop.clone()));
+        served.close();
+        Self { stop, served }
+    }
+
+    /// Lets nobody in any more, and waits until the requests inside are answered.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        self.served.wait().await;
+    }
+}
+
 /// Serves until `stop`, then lets the open connections finish their requests.
-pub async fn serve(
+async fn serve(
     listener: TcpListener,
     router: Router,
     keep_alive: Duration,
@@ -175,12 +243,21 @@ async fn connection(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(keep_alive);
-    let service = TowerToHyperService::new(router);
+    let routes = TowerToHyperService::new(router);
+    let used = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        used.store(true, Ordering::Relaxed);
+        routes.call(request)
+    });
     let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let result = tokio::select! {
         result = served.as_mut() => result,
         () = stop.cancelled() => {
+            // Browsers connect ahead: nobody waits where nothing was asked yet.
+            if !used.load(Ordering::Relaxed) {
+                return;
+            }
             served.as_mut().graceful_shutdown();
             served.await
         }

@@ -58,7 +58,8 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn load(&self) -> anyhow::Result<Config> {
+    /// The configuration, and what about the environment looks like a slip.
+    fn load(&self) -> anyhow::Result<(Config, Vec<String>)> {
         let mut overrides = Overrides::from_env(std::env::vars());
         let flags = [
             ("--listen", "server", "listen", &self.listen),
@@ -75,7 +76,8 @@ impl ServeArgs {
         for assignment in &self.set {
             overrides.set(assignment)?;
         }
-        Ok(Config::load(self.config.as_deref(), &overrides)?)
+        let config = Config::load(self.config.as_deref(), &overrides)?;
+        Ok((config, overrides.warnings().to_vec()))
     }
 }
 
@@ -99,10 +101,22 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stent: {error:#}");
+            eprintln!("stent: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes in one line. Most errors are sentences that hold their cause already:
+/// it is not told twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
@@ -110,16 +124,30 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Models(args) => Ok(stent::models::run(&args, &mut std::io::stdout())?),
         Command::Bench(args) => Ok(stent::bench::run(*args)?),
         Command::Serve(args) => {
-            let config = args.load()?;
+            let (config, warnings) = args.load()?;
+            if args.print_config || args.check_config {
+                for warning in &warnings {
+                    eprintln!("stent: warning: {warning}");
+                }
+            }
             if args.print_config {
                 print!("{}", config.to_toml()?);
                 return Ok(());
             }
             if args.check_config {
-                println!("the configuration is good");
-                return Ok(());
+                return check(&config);
             }
-            serve::serve(config)
+            serve::serve(config, &warnings)
         }
     }
+}
+
+/// All that a start would refuse, but for the ports. The model may come later.
+fn check(config: &Config) -> anyhow::Result<()> {
+    match stent::engine::check(&config.engine) {
+        Err(error) if error.is_missing_model() => eprintln!("stent: warning: {error}"),
+        other => other?,
+    }
+    println!("the configuration is good");
+    Ok(())
 }

@@ -19,8 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub fn serve(config: Config) -> anyhow::Result<()> {
+pub fn serve(config: Config, warnings: &[String]) -> anyhow::Result<()> {
     let tracing = trace::init(&config.telemetry, &config.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -33,7 +36,9 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
-    // The ports come first: a second server should fail before it loads a model.
+    // What is wrong with the files is told before anybody can connect, and the ports come before
+    // the model: a second server should fail before it loads one.
+    engine::check(&config.engine)?;
     let server = &config.server;
     let public = http::listen("server.listen", server.listen, server.backlog)?;
     let admin = http::listen("server.admin", server.admin, server.backlog)?;
@@ -66,12 +71,9 @@ async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
         started,
         draining: AtomicBool::new(false),
     });
-    let stop = CancellationToken::new();
-    let doors = TaskTracker::new();
     let routes = http::cors(api::router(Arc::clone(&app)), &server.cors_origins)?;
-    doors.spawn(http::serve(public, routes, server.keep_alive, stop.clone()));
-    let routes = api::admin(Arc::clone(&app));
-    doors.spawn(http::serve(admin, routes, server.keep_alive, stop.clone()));
+    let public = http::Door::open(public, routes, server.keep_alive);
+    let admin = http::Door::open(admin, api::admin(Arc::clone(&app)), server.keep_alive);
     tracing::info!(
         model = gateway.engine.model().name,
         listen = %public_address,
@@ -84,18 +86,27 @@ async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
     tracing::info!("shutting down: running answers are finished first");
     app.draining.store(true, Ordering::Relaxed);
     gateway.admission.close();
-    stop.cancel();
-    doors.close();
     gateway.answers.close();
-    let drained = async {
-        doors.wait().await;
+    // The public door stays open meanwhile, to tell newcomers that they should go elsewhere.
+    let drained = async || {
         gateway.answers.wait().await;
+        public.close().await;
     };
-    if tokio::time::timeout(server.drain, drained).await.is_err() {
-        tracing::warn!(after = ?server.drain, "answers were still running and are cut off");
+    if tokio::time::timeout(server.drain, drained()).await.is_err() {
+        let answers = gateway.answers.len();
+        tracing::warn!(answers, after = ?server.drain, "what still runs is cut off");
+        gateway.cut.cancel();
+        if tokio::time::timeout(LAST_WORDS, drained()).await.is_err() {
+            tracing::warn!("not every client took its last words");
+        }
     }
+    // Whoever watches the end may do so until it is over.
+    let _ = tokio::time::timeout(LAST_WORDS, admin.close()).await;
     Ok(())
 }
+
+/// How long a client may take to read that its answer was cut off.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn gateway(
     config: &Config,
@@ -117,6 +128,7 @@ fn gateway(
             seed: config.engine.seed,
         },
         answers: TaskTracker::new(),
+        cut: CancellationToken::new(),
     }
 }
 

@@ -40,6 +40,25 @@ impl Default for Settings {
     }
 }
 
+/// The store counts time in a way that ends; nobody waits longer than this.
+const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+impl Settings {
+    /// One sentence for the first value that cannot work.
+    ///
+    /// # Errors
+    /// A sentence that names key, value and what would be right.
+    pub fn check(&self) -> Result<(), String> {
+        if self.ttl.is_zero() || self.ttl > MAX_TTL {
+            return Err(format!(
+                "sessions.ttl: {}, expected more than 0s and at most 100 years",
+                humantime::format_duration(self.ttl)
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// A session's history as one request sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Session {

@@ -100,6 +100,13 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogSettings {
+    /// Checks the filter, or the variable that takes its place.
+    pub fn validate(&self) -> Result<(), TraceError> {
+        env_filter(self).map(drop)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     #[error(

@@ -1,6 +1,8 @@
 //! The vocabulary that the stages share. Stages do not import each other; they meet here.
 
+pub mod place;
 pub mod units;
+pub mod wording;
 
 use std::fmt;
 use std::sync::Arc;

@@ -64,6 +64,10 @@ fn child_that_cannot_lock() {
     if std::env::var_os("STENT_TEST_NO_LOCK").is_none() {
         return;
     }
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
     let folder = tempfile::tempdir().unwrap();
     let mut settings = settings(&tiny::write(folder.path(), tiny::Weights::Float));
     settings.mlock = true;
@@ -97,6 +101,16 @@ fn a_lock_that_failed_is_not_claimed() {
         output.status.success() && said.contains("1 passed"),
         "{said}"
     );
+    let log = String::from_utf8_lossy(&output.stderr);
+    let warning = log.lines().find(|line| line.contains(" WARN "));
+    let warning = warning.unwrap_or_else(|| panic!("no warning in {log}"));
+    for words in [
+        "engine.mlock: only ",
+        "because `ulimit -l` is 64 KiB; raise it to ",
+        "(systemd: LimitMEMLOCK) or set engine.mlock = false",
+    ] {
+        assert!(warning.contains(words), "{warning}");
+    }
 }
 
 #[test]

@@ -88,7 +88,10 @@ async fn a_page_of_a_configured_origin_may_call_and_no_other() {
             )
             .header("origin", origin)
             .header("access-control-request-method", "POST")
-            .header("access-control-request-headers", "content-type")
+            .header(
+                "access-control-request-headers",
+                "content-type,traceparent,x-request-id,last-event-id",
+            )
             .send()
             .await
             .unwrap();
@@ -98,5 +101,15 @@ async fn a_page_of_a_configured_origin_may_call_and_no_other() {
             allowed,
             "{origin}"
         );
+        let headers = &preflight.headers()["access-control-allow-headers"];
+        let headers = headers.to_str().unwrap().to_lowercase();
+        for name in [
+            "content-type",
+            "traceparent",
+            "x-request-id",
+            "last-event-id",
+        ] {
+            assert!(headers.contains(name), "{name} is not in {headers}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod connections;
+mod demo;
 mod input;
 mod load;
 mod swap;

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use stent::policy::{Hook, State};
 
-use super::support::{Bench, Guest, eventually, keeper, plugin, rejected, serving, snapshot, talk};
+use super::support::{
+    Bench, Guest, eventually, keeper, plugin, rejected, rejected_hook, serving, snapshot, talk,
+};
 
 #[tokio::test]
 async fn a_dropped_file_serves_new_requests_and_running_ones_keep_theirs() {
@@ -138,6 +140,9 @@ async fn broken_files_change_nothing_and_say_why() {
         let (at, why) =
             rejected(&policies, name).unwrap_or_else(|| panic!("{name}: {:?}", policies.list()));
         assert!(at == stage && why.contains(reason), "{name}: {at}: {why}");
+        let read = !["text.wasm", "bare.wasm", "import.wasm"].contains(&name);
+        let hook = rejected_hook(&policies, name);
+        assert_eq!(hook, read.then_some(Hook::Trim), "{name}");
     }
     assert_eq!(policies.generation(), generation);
     assert_eq!(serving(&policies, Hook::Trim).name, "good");
@@ -273,4 +278,28 @@ async fn our_own_reading_raises_no_storm() {
         policies.reload().await.unwrap();
     }
     assert_eq!(policies.generation(), generation);
+}
+
+/// The list tells since when what serves does so, also for a built-in policy that came back.
+#[tokio::test]
+async fn what_serves_again_tells_the_generation_that_it_serves_since() {
+    let bench = Bench::new();
+    let policies = bench.start();
+    let first = serving(&policies, Hook::Trim).generation;
+    bench.put("mine.wasm", &keeper("mine"));
+    policies.reload().await.unwrap();
+    let mine = serving(&policies, Hook::Trim).generation;
+    assert!(mine > first);
+    assert_eq!(mine, policies.generation());
+    std::fs::remove_file(bench.path("mine.wasm")).unwrap();
+    eventually("built in again", || {
+        (serving(&policies, Hook::Trim).state == State::Builtin).then_some(())
+    });
+    assert_eq!(
+        serving(&policies, Hook::Trim).generation,
+        policies.generation()
+    );
+    assert!(policies.generation() > mine);
+    // Nobody else began anew.
+    assert_eq!(serving(&policies, Hook::Cache).generation, first);
 }

@@ -148,6 +148,19 @@ pub fn rejected(policies: &Policies, name: &str) -> Option<(String, String)> {
     })
 }
 
+/// The hook of a rejected file, where it is known.
+pub fn rejected_hook(policies: &Policies, name: &str) -> Option<Hook> {
+    let listed = policies.list().0.into_iter();
+    let mut here = listed.filter(|l| {
+        l.state == State::Rejected
+            && l.file
+                .as_ref()
+                .and_then(|f| f.file_name())
+                .is_some_and(|n| n == name)
+    });
+    here.next().unwrap().hook
+}
+
 /// Looks again and again, at most ten seconds.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

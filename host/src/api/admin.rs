@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -24,7 +24,20 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/audit", get(audit))
         .route("/admin/slots", get(slots))
         .fallback(async || Error::NotFound("admin route"))
+        .method_not_allowed_fallback(wrong_method)
         .with_state(app)
+}
+
+async fn wrong_method(request: Request) -> Error {
+    let changes = ["/reload", "/rollback", "/promote"];
+    let path = request.uri().path();
+    Error::Method {
+        method: request.method().to_string(),
+        allowed: match changes.iter().any(|end| path.ends_with(end)) {
+            true => "POST",
+            false => "GET",
+        },
+    }
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {

@@ -5,6 +5,10 @@ use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::types::wording;
+
+/// What a body must be.
+const OBJECT: &str = "a JSON object";
 
 /// Reads and checks a body.
 ///
@@ -50,7 +54,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         .is_some_and(|&byte| byte == b'[')
     {
         return Err(Error::Malformed(
-            "the body is a list, expected a JSON object".into(),
+            "the body is wrong: found a list, expected a JSON object".into(),
         ));
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -62,7 +66,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
             return Error::Malformed(format!("the body is not valid JSON: {text}"));
         }
         // Position within the body helps nobody once the field is named.
-        let problem = text.split(" at line ").next().unwrap_or(&text).to_owned();
+        let problem = text
+            .rsplit_once(" at line ")
+            .map_or(&*text, |(told, _)| told);
+        let problem = wording::plain(problem, OBJECT);
         match field(&path, &problem) {
             Some(field) => Error::invalid(field, problem),
             None => Error::Malformed(format!("the body is wrong: {problem}")),
@@ -102,12 +109,26 @@ mod tests {
     #[test]
     fn errors_name_the_field() {
         let error = |json: &str| parse::<Small>(json.as_bytes()).unwrap_err().to_string();
-        assert!(error("{\"message\": 5}").starts_with("message: invalid type: integer `5`"));
+        assert_eq!(
+            error("{\"message\": 5}"),
+            "message: found 5, expected a text"
+        );
         assert!(error("{}").starts_with("message: missing field"));
         assert!(error("{\"mesage\":\"x\"}").starts_with("mesage: unknown field"));
-        assert!(error("{\"message\":\"x\",\"top_k\":-1}").starts_with("top_k: "));
+        assert_eq!(
+            error("{\"message\":\"x\",\"top_k\":-1}"),
+            "top_k: found -1, expected a whole number, 0 or more"
+        );
         assert!(error("{\"message\":").starts_with("the body is not valid JSON"));
         assert!(error("{\"message\":\"x\"} more").starts_with("the body is not valid JSON"));
-        assert_eq!(error("[]"), "the body is a list, expected a JSON object");
+        for (body, found) in [
+            ("[]", "a list"),
+            ("null", "null"),
+            ("7", "7"),
+            ("\"x\"", "the text \"x\""),
+        ] {
+            let wrong = format!("the body is wrong: found {found}, expected a JSON object");
+            assert_eq!(error(body), wrong);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions` and `GET /v1/models`, as OpenAI's clients expect them. Unknown
 //! fields are ignored: clients send many.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::Span;
 
 use super::message::Stop;
@@ -27,9 +28,9 @@ struct Request {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
-    max_tokens: Option<u32>,
+    max_tokens: Option<NonZeroU32>,
     /// The newer name of `max_tokens`.
-    max_completion_tokens: Option<u32>,
+    max_completion_tokens: Option<NonZeroU32>,
     temperature: Option<f32>,
     top_p: Option<f32>,
     top_k: Option<i32>,
@@ -39,7 +40,12 @@ struct Request {
     seed: Option<Seed>,
     #[serde(default)]
     stop: Option<Stop>,
-    n: Option<u32>,
+    n: Option<NonZeroU32>,
+    // What would change the answer's form and is not there yet: refused, not ignored.
+    response_format: Option<Value>,
+    tools: Option<Value>,
+    functions: Option<Value>,
+    logprobs: Option<bool>,
     /// Names a session that the server remembers; without it each request stands alone.
     session_id: Option<String>,
 }
@@ -101,8 +107,40 @@ impl Message {
 }
 
 impl Request {
+    /// A client that asks for another form of answer must not take plain text for it.
+    fn check_supported(&self) -> Result<(), Error> {
+        let text = json!({ "type": "text" });
+        if let Some(format) = self.response_format.as_ref().filter(|f| **f != text) {
+            let found = match format["type"].as_str() {
+                Some(kind) => format!("type {kind:?}"),
+                None => "no known type".into(),
+            };
+            return Err(Error::invalid(
+                "response_format",
+                format!("found {found}, which is not supported yet; expected {text}"),
+            ));
+        }
+        for (field, list) in [("tools", &self.tools), ("functions", &self.functions)] {
+            if let Some(found) = list.as_ref().filter(|list| **list != json!([])) {
+                let found = found.as_array().map_or(1, Vec::len);
+                return Err(Error::invalid(
+                    field,
+                    format!("found {found}, expected none: {field} are not supported yet"),
+                ));
+            }
+        }
+        if self.logprobs == Some(true) {
+            return Err(Error::invalid(
+                "logprobs",
+                "found true, expected false: log probabilities are not supported yet",
+            ));
+        }
+        Ok(())
+    }
+
     fn ask(self, streaming: bool, span: Span) -> Result<Ask, Error> {
-        if let Some(n) = self.n.filter(|&n| n != 1) {
+        self.check_supported()?;
+        if let Some(n) = self.n.filter(|&n| n != NonZeroU32::MIN) {
             return Err(Error::invalid("n", format!("found {n}, expected 1")));
         }
         let messages = self
@@ -133,6 +171,7 @@ impl Request {
             }
             Some(_) => {}
         }
+        let most = self.max_completion_tokens.or(self.max_tokens);
         let named = self.session_id.as_deref().map(super::session_key);
         let session = named.transpose()?.map(|key| key.session);
         Ok(Ask {
@@ -140,7 +179,7 @@ impl Request {
             session,
             messages,
             params: Params {
-                max_tokens: self.max_completion_tokens.or(self.max_tokens),
+                max_tokens: most.map(NonZeroU32::get),
                 temperature: self.temperature,
                 top_p: self.top_p,
                 top_k: self.top_k,
@@ -151,6 +190,10 @@ impl Request {
                 // OpenAI's clients expect another answer each time unless they name a seed.
                 seed: Some(self.seed.unwrap_or(Seed::Random)),
                 stop: self.stop.unwrap_or_default().into_vec(),
+            },
+            max_tokens_field: match self.max_completion_tokens {
+                Some(_) => "max_completion_tokens",
+                None => "max_tokens",
             },
             streaming,
             span,

@@ -1,5 +1,6 @@
 //! `POST /chat/stream` and `POST /chat`: one message of a session that the server remembers.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ struct Request {
     message: String,
     /// Left out: a new session, whose id the answer tells.
     session_id: Option<String>,
-    max_tokens: Option<u32>,
+    max_tokens: Option<NonZeroU32>,
     temperature: Option<f32>,
     top_p: Option<f32>,
     top_k: Option<i32>,
@@ -80,7 +81,7 @@ impl Request {
                 text: self.message,
             }],
             params: Params {
-                max_tokens: self.max_tokens,
+                max_tokens: self.max_tokens.map(NonZeroU32::get),
                 temperature: self.temperature,
                 top_p: self.top_p,
                 top_k: self.top_k,
@@ -91,6 +92,7 @@ impl Request {
                 seed: self.seed,
                 stop: self.stop.into_vec(),
             },
+            max_tokens_field: "max_tokens",
             streaming,
             span,
             route,

@@ -159,6 +159,7 @@ impl Writer {
             let event = tokio::select! {
                 biased;
                 () = self.parts.gone() => return Err(Undelivered::Gone.into()),
+                () = self.turn.gateway.cut.cancelled() => return Err(End::Failed(cut_off())),
                 event = run.next() => event,
             };
             match event.as_deref() {
@@ -257,6 +258,11 @@ impl Writer {
             ..summary(&self.turn)
         }
     }
+}
+
+/// What a client is told whose answer outlasted the shutdown.
+fn cut_off() -> Error {
+    Error::Unavailable("the server is shutting down and could not finish this answer".into())
 }
 
 /// Asks the cache policy whether the finished answer may be kept.

@@ -17,6 +17,8 @@ pub struct Ask {
     /// What a remembered session holds already is left out by [`Ask::news`].
     pub messages: Vec<Said>,
     pub params: Params,
+    /// What the client calls `params.max_tokens`.
+    pub max_tokens_field: &'static str,
     /// Whether the client reads the answer as it is produced.
     pub streaming: bool,
     /// The server span.

@@ -177,6 +177,18 @@ impl Turn {
         if fixed <= room {
             return Ok(());
         }
+        // A message that fits beside a shorter answer is not what is wrong.
+        let left = (context as usize).saturating_sub(fixed);
+        if self.ask.params.max_tokens.is_some() && left > 0 {
+            return Err(Error::invalid(
+                self.ask.max_tokens_field,
+                format!(
+                    "found {}, expected at most {left}: the context is {context}, and {fixed} are \
+                     needed for the question",
+                    self.max_tokens
+                ),
+            ));
+        }
         let field = if self.ask.route.starts_with("/v1") {
             "messages"
         } else {

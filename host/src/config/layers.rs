@@ -5,53 +5,38 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Config, ConfigError};
+use crate::types::wording::plain as worded;
+
+use super::{Config, ConfigError, environment};
+
+/// What a struct is called here.
+const TABLE: &str = "a table";
 
 /// What comes after the file: pairs of origin ("STENT_ENGINE_SLOTS", "--set engine.slots"),
 /// dotted key and value.
 #[derive(Clone, Debug, Default)]
-pub struct Overrides(Vec<Override>);
-
-#[derive(Clone, Debug)]
-struct Override {
-    origin: String,
-    path: Vec<String>,
-    value: Value,
+pub struct Overrides {
+    values: Vec<Override>,
+    warnings: Vec<String>,
 }
 
-/// Variables that are no configuration keys, though they begin like ones.
-const OTHER_VARIABLES: [&str; 4] = [
-    "STENT_LOG",
-    "STENT_CONFIG",
-    "STENT_MODELS_MIRROR",
-    "STENT_TEST_",
-];
+#[derive(Clone, Debug)]
+pub(super) struct Override {
+    pub origin: String,
+    pub path: Vec<String>,
+    pub value: Value,
+}
 
 impl Overrides {
-    /// From the environment: `STENT_ENGINE_N_CTX=4096` is `engine.n_ctx`; deeper tables are
-    /// written with two underscores, `STENT_POLICIES__TRIM__FAIL=closed`. Variables of unknown
-    /// sections are left alone: Kubernetes sets `STENT_SERVICE_HOST` and its like by itself.
+    /// From the environment; see [`environment`].
     pub fn from_env(vars: impl Iterator<Item = (String, String)>) -> Self {
-        let sections: Vec<String> = sections();
-        let mut found: Vec<Override> = vars
-            .filter(|(name, _)| !OTHER_VARIABLES.iter().any(|other| name.starts_with(other)))
-            .filter_map(|(name, text)| {
-                let key = name.strip_prefix("STENT_")?.to_ascii_lowercase();
-                let path: Vec<String> = if key.contains("__") {
-                    key.split("__").map(str::to_owned).collect()
-                } else {
-                    let (section, key) = key.split_once('_')?;
-                    vec![section.to_owned(), key.to_owned()]
-                };
-                sections.contains(path.first()?).then(|| Override {
-                    origin: format!("environment variable {name}"),
-                    path,
-                    value: value(&text),
-                })
-            })
-            .collect();
-        found.sort_by(|a, b| a.origin.cmp(&b.origin));
-        Self(found)
+        let (values, warnings) = environment::read(vars);
+        Self { values, warnings }
+    }
+
+    /// Variables that look like ours and set nothing: one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Adds `key.path=value` as `--set` takes it.
@@ -71,7 +56,7 @@ impl Overrides {
         if path.len() < 2 || path.iter().any(String::is_empty) {
             return Err(bad("expected section.key=value, such as engine.slots=4"));
         }
-        self.0.push(Override {
+        self.values.push(Override {
             origin,
             path,
             value: value(text),
@@ -81,7 +66,7 @@ impl Overrides {
 
     /// Adds a flag of its own, such as `--listen ADDR`.
     pub fn flag(&mut self, flag: &str, section: &str, key: &str, text: &str) {
-        self.0.push(Override {
+        self.values.push(Override {
             origin: format!("{flag} {text}"),
             path: vec![section.to_owned(), key.to_owned()],
             value: Value::String(text.to_owned()),
@@ -90,7 +75,7 @@ impl Overrides {
 }
 
 /// A TOML value where it reads as one (`4`, `true`, `["a"]`), else the text as it stands.
-fn value(text: &str) -> Value {
+pub(super) fn value(text: &str) -> Value {
     format!("v = {text}")
         .parse::<Table>()
         .ok()
@@ -98,12 +83,6 @@ fn value(text: &str) -> Value {
         .and_then(|mut table| table.remove("v"))
         .filter(|value| !matches!(value, Value::Datetime(_)))
         .unwrap_or_else(|| Value::String(text.to_owned()))
-}
-
-fn sections() -> Vec<String> {
-    Table::try_from(Config::default())
-        .map(|t| t.keys().cloned().collect())
-        .unwrap_or_default()
 }
 
 /// Reads a file and checks it alone, so that its mistakes are told with their lines.
@@ -129,7 +108,7 @@ pub(super) fn file(path: &Path) -> Result<Table, ConfigError> {
         let at = line
             .map(|line| format!("line {line}: "))
             .unwrap_or_default();
-        wrong(format!("{at}{key}: {}", inner.message()))
+        wrong(format!("{at}{key}: {}", worded(inner.message(), TABLE)))
     })?;
     Ok(table)
 }
@@ -140,7 +119,7 @@ pub(super) fn overlay(table: &mut Table, overrides: &Overrides) -> Result<Config
         origin: "configuration".into(),
         message,
     })?;
-    for over in &overrides.0 {
+    for over in &overrides.values {
         let wrong = |message| ConfigError::Override {
             origin: over.origin.clone(),
             message,
@@ -181,6 +160,6 @@ fn insert(table: &mut Table, path: &[String], value: Value) -> Result<(), String
 fn read(table: &Table) -> Result<Config, String> {
     serde_path_to_error::deserialize(Value::Table(table.clone())).map_err(|e| {
         let key = e.path().to_string();
-        format!("{key}: {}", e.into_inner().message())
+        format!("{key}: {}", worded(e.into_inner().message(), TABLE))
     })
 }

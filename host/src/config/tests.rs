@@ -111,3 +111,106 @@ fn the_admin_address_is_never_the_public_one() {
     let error = load("[server]\nadmin = \"127.0.0.1:8000\"\n", &[], &[]).unwrap_err();
     assert!(error.starts_with("server.admin: 127.0.0.1:8000"), "{error}");
 }
+
+/// Every key that `--print-config` shows, set to something else, comes back as it was set.
+#[test]
+fn each_printed_key_can_be_set_through_the_environment() {
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    let keys = environment::keys(&defaults);
+    assert!(keys.len() > 60, "{keys:?}");
+    for path in keys {
+        let at = |table: &toml::Table| {
+            let start = toml::Value::Table(table.clone());
+            path.iter().fold(start, |value, name| value[name].clone())
+        };
+        let key = path.join(".");
+        let other = match (key.as_str(), at(&defaults)) {
+            ("engine.gpu_layers", _) => {
+                let wrong = load("", &[("STENT_ENGINE_GPU_LAYERS", "7")], &[]).unwrap_err();
+                assert!(wrong.starts_with("engine.gpu_layers: 7"), "{wrong}");
+                continue;
+            }
+            // The one store that there is.
+            ("sessions.store", _) => {
+                let wrong = load("", &[("STENT_SESSIONS_STORE", "x")], &[]).unwrap_err();
+                assert!(wrong.contains("STENT_SESSIONS_STORE"), "{wrong}");
+                continue;
+            }
+            ("server.listen" | "server.admin", _) => "127.0.0.1:4711".to_owned(),
+            ("engine.kind", _) => "scripted".into(),
+            ("engine.seed", _) => "random".into(),
+            ("engine.step_budget", _) => "250ms".into(),
+            ("engine.kv_cells", _) => "99999".into(),
+            ("policies.limits.memory", _) => "32MiB".into(),
+            ("cache.store", _) => "off".into(),
+            ("telemetry.protocol" | "log.format", _) => match key.as_str() {
+                "log.format" => "json".into(),
+                _ => "http".into(),
+            },
+            ("telemetry.otlp", _) => "http://127.0.0.1:4317".into(),
+            ("telemetry.sample", _) => "0.5".into(),
+            ("log.filter", _) => "debug".into(),
+            (key, _) if key.ends_with(".fail") => "closed".into(),
+            (key, _) if key.ends_with(".scope") => "tenant".into(),
+            ("server.cors_origins", _) => "[\"http://localhost:3000\"]".into(),
+            ("policies.trusted_keys", _) => format!("[\"{}\"]", "a".repeat(64)),
+            (_, toml::Value::Boolean(on)) => (!on).to_string(),
+            (_, toml::Value::Integer(n)) => (n + 1).to_string(),
+            (_, toml::Value::Float(x)) => (x / 2.0).to_string(),
+            (_, toml::Value::String(text)) => match text.as_str() {
+                time if humantime::parse_duration(time).is_ok() => "7s".into(),
+                size if size.ends_with("iB") => "7MiB".into(),
+                _ => "elsewhere".into(),
+            },
+            (key, default) => panic!("{key} = {default}: no other value is known"),
+        };
+        let name = environment::variable(&path);
+        let config = load("", &[(name.as_str(), other.as_str())], &[]).unwrap();
+        let printed = at(&toml::Table::try_from(config).unwrap());
+        let wanted = super::layers::value(&other);
+        assert_eq!(printed.to_string(), wanted.to_string(), "{name}={other}");
+        assert_ne!(printed, at(&defaults), "{name}");
+    }
+}
+
+#[test]
+fn a_variable_that_sets_nothing_is_told_with_the_nearest_key() {
+    let warnings = |vars: &[(&str, &str)]| {
+        let vars = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Overrides::from_env(vars).warnings().to_vec()
+    };
+    for (name, nearest) in [
+        ("STENT_ENGIN_SLOTS", "STENT_ENGINE_SLOTS (engine.slots)"),
+        ("STENT_SLOTS", "STENT_ENGINE_SLOTS (engine.slots)"),
+        ("STENT_LOGFILTER", "STENT_LOG_FILTER (log.filter)"),
+        ("STENT_PORT", ""),
+        ("STENT_ENGINE", ""),
+        (
+            "STENT_POLICY__TRIM__FAIL",
+            "STENT_POLICIES__TRIM__FAIL (policies.trim.fail)",
+        ),
+    ] {
+        let [warning]: [String; 1] = warnings(&[(name, "2")]).try_into().unwrap();
+        let start =
+            format!("environment variable {name} sets nothing: no such key; the nearest is");
+        assert!(warning.starts_with(&start), "{warning}");
+        assert!(warning.ends_with(nearest), "{warning}");
+    }
+    let kubernetes = [
+        ("STENT_SERVICE_HOST", "10.0.0.1"),
+        ("STENT_SERVICE_PORT", "8000"),
+        ("STENT_SERVICE_PORT_HTTP", "8000"),
+        ("STENT_PORT", "tcp://10.0.0.1:8000"),
+        ("STENT_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+        ("STENT_PORT_8000_TCP_PROTO", "tcp"),
+        ("STENT_PORT_8000_TCP_PORT", "8000"),
+        ("STENT_PORT_8000_TCP_ADDR", "10.0.0.1"),
+        ("STENT_ENGINE_SERVICE_HOST", "10.0.0.2"),
+        ("STENT_ENGINE_PORT", "tcp://10.0.0.2:80"),
+        ("STENT_ENGINE_PORT_80_TCP_ADDR", "10.0.0.2"),
+        ("STENT_LOG", "debug"),
+        ("STENT_CONFIG", "x.toml"),
+    ];
+    assert_eq!(warnings(&kubernetes), [""; 0]);
+    load("", &kubernetes, &[]).unwrap();
+}

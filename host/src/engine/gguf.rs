@@ -14,6 +14,9 @@ const MAX_STRING: u64 = 1 << 24;
 /// Most keys, tensors or array elements: a vocabulary has some hundred thousand.
 const MAX_COUNT: u64 = 1 << 24;
 
+/// Larger numbers are no versions, but other bytes.
+const MAX_VERSION: u32 = 1000;
+
 /// What the header tells.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
@@ -21,6 +24,8 @@ pub struct Header {
     pub architecture: Option<String>,
     /// Context that the model was trained with.
     pub context: Option<u64>,
+    /// Bytes of one cell of the KV cache, where the header tells the model's shape.
+    pub kv_bytes: Option<u64>,
     /// sha256 over everything before the weights, and the file's size.
     pub fingerprint: String,
     pub file_bytes: u64,
@@ -42,6 +47,8 @@ pub enum GgufError {
     Version { path: PathBuf, found: u32 },
     #[error("engine.model: {path} is corrupt: {what}")]
     Corrupt { path: PathBuf, what: String },
+    #[error("engine.model: {path} is truncated: its {found} bytes end in the middle of its header")]
+    Header { path: PathBuf, found: u64 },
     #[error("engine.model: {path} is truncated: {found} bytes, expected at least {expected}")]
     Truncated {
         path: PathBuf,
@@ -79,6 +86,24 @@ struct Reader<'a, R> {
     hash: Sha256,
 }
 
+/// What a cell of the KV cache is made of.
+#[derive(Default)]
+struct Shape {
+    layers: Option<u64>,
+    width: Option<u64>,
+    heads: Option<u64>,
+    kv_heads: Option<u64>,
+}
+
+impl Shape {
+    /// K and V of one token in every layer, two bytes a number.
+    fn kv_bytes(&self) -> Option<u64> {
+        let head = self.width?.checked_div(self.heads?)?;
+        let row = head.checked_mul(self.kv_heads.or(self.heads)?)?;
+        self.layers?.checked_mul(row)?.checked_mul(2 * 2)
+    }
+}
+
 /// A value that is looked at, or one that is only skipped.
 enum Value {
     Text(String),
@@ -97,6 +122,9 @@ impl<R: Read> Reader<'_, R> {
             });
         }
         let version = u32::from_le_bytes(self.bytes()?);
+        if version > MAX_VERSION {
+            return Err(self.corrupt("no version number follows \"GGUF\"".into()));
+        }
         if !(2..=3).contains(&version) {
             return Err(GgufError::Version {
                 path: self.path.into(),
@@ -112,19 +140,29 @@ impl<R: Read> Reader<'_, R> {
             name: None,
             architecture: None,
             context: None,
+            kv_bytes: None,
             fingerprint: String::new(),
             file_bytes: self.size,
             demo: false,
         };
         let mut alignment = 32;
+        let mut shape = Shape::default();
         for _ in 0..keys {
             let key = self.string("a key")?;
             match (key.as_str(), self.value(&key)?) {
                 ("general.name", Value::Text(name)) => header.name = Some(name),
                 ("general.architecture", Value::Text(name)) => header.architecture = Some(name),
                 ("general.alignment", Value::Number(bytes)) => alignment = bytes,
-                (key, Value::Number(tokens)) if key.ends_with(".context_length") => {
-                    header.context = Some(tokens);
+                (key, Value::Number(number)) => {
+                    // What stands before it is the architecture's name.
+                    match key.split_once('.').map_or("", |(_, what)| what) {
+                        "context_length" => header.context = Some(number),
+                        "block_count" => shape.layers = Some(number),
+                        "embedding_length" => shape.width = Some(number),
+                        "attention.head_count" => shape.heads = Some(number),
+                        "attention.head_count_kv" => shape.kv_heads = Some(number),
+                        _ => {}
+                    }
                 }
                 _ => {}
             }
@@ -148,6 +186,7 @@ impl<R: Read> Reader<'_, R> {
             });
         }
         self.hash.update(self.size.to_le_bytes());
+        header.kv_bytes = shape.kv_bytes();
         header.demo = header.name.as_deref() == Some("stent-demo");
         header.fingerprint = hex::encode(self.hash.finalize());
         Ok(header)
@@ -253,10 +292,9 @@ impl<R: Read> Reader<'_, R> {
         self.from
             .read_exact(bytes)
             .map_err(|source| match source.kind() {
-                std::io::ErrorKind::UnexpectedEof => GgufError::Truncated {
+                std::io::ErrorKind::UnexpectedEof => GgufError::Header {
                     path: self.path.into(),
                     found: self.size,
-                    expected,
                 },
                 _ => GgufError::Open {
                     path: self.path.into(),
@@ -380,7 +418,9 @@ mod tests {
             missing.contains("/nowhere/x.gguf") && missing.contains("No such file"),
             "{missing}"
         );
-        assert!(says(b"").contains("truncated"));
+        assert!(says(b"").contains("truncated: its 0 bytes end in the middle of its header"));
+        assert!(says(&whole[..100]).contains("its 100 bytes end in the middle"));
+        assert!(says(b"GGUFjunkjunkjunk").contains("corrupt: no version number follows"));
     }
 
     proptest! {

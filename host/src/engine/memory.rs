@@ -45,11 +45,20 @@ pub fn locked() -> u64 {
 }
 
 fn vm_lck(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmLck:"))?;
+    kib(status, "VmLck:")
+}
+
+/// The bytes behind a name that the kernel gives in kB.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// RAM of this machine in bytes, where the kernel tells.
+pub fn total() -> Option<u64> {
+    let about = std::fs::read_to_string("/proc/meminfo").ok()?;
+    kib(&about, "MemTotal:")
 }
 
 /// RLIMIT_MEMLOCK of this process; `None`: unlimited.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, Serialize};
 
 use crate::types::Seed;
@@ -67,7 +68,7 @@ pub struct Settings {
     pub script: Script,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// llama.cpp in this process.
@@ -76,6 +77,22 @@ pub enum Kind {
     Scripted,
     /// A remote server; refused for now.
     Openai,
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(d)?;
+        match name.as_str() {
+            "llama" => Ok(Self::Llama),
+            "scripted" => Ok(Self::Scripted),
+            "openai" => Ok(Self::Openai),
+            // What is refused for now is not offered.
+            other => Err(D::Error::invalid_value(
+                Unexpected::Str(other),
+                &"\"llama\" or \"scripted\"",
+            )),
+        }
+    }
 }
 
 /// `"auto"` or a duration.
@@ -206,6 +223,13 @@ impl Settings {
             return Err(format!(
                 "engine.kv_cells: {}, expected 0 or at least engine.n_ctx = {}",
                 self.kv_cells, self.n_ctx
+            ));
+        }
+        if self.kv_cells > u32::MAX / 2 {
+            return Err(format!(
+                "engine.kv_cells: {}, expected at most {}",
+                self.kv_cells,
+                u32::MAX / 2
             ));
         }
         if !(0.0..=10.0).contains(&self.temperature) {

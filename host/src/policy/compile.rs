@@ -302,7 +302,8 @@ fn precompile(engine: &Engine, source: &[u8], output: &Path) -> Result<Vec<Hook>
     let inspected = inspect(source)?;
     let code = engine
         .precompile_component(&inspected.component)
-        .map_err(|e| Stage::Compile.reject(format!("cannot be compiled: {e:#}")))?;
+        .map_err(|e| Stage::Compile.reject(format!("cannot be compiled: {e:#}")))
+        .map_err(|r| r.about(inspected.hooks.first().copied()))?;
     let half = output.with_extension(format!("{}.tmp", std::process::id()));
     fs::write(&half, code)
         .and_then(|()| fs::rename(&half, output))

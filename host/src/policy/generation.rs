@@ -121,6 +121,25 @@ impl Revision {
         }
     }
 
+    /// The same policy, serving again from generation `since` on, with its faults forgotten.
+    pub(super) fn again(&self, since: u64) -> Self {
+        Self {
+            hook: self.hook,
+            number: self.number,
+            name: self.name.clone(),
+            version: self.version.clone(),
+            sha256: self.sha256.clone(),
+            config_digest: self.config_digest.clone(),
+            origin: self.origin.clone(),
+            since,
+            fail: self.fail,
+            granted: self.granted,
+            breaker: Breaker::default(),
+            component: self.component.clone(),
+            pool: self.pool.clone(),
+        }
+    }
+
     pub(super) fn file(&self) -> Option<&PathBuf> {
         match &self.origin {
             Origin::Builtin => None,

@@ -25,12 +25,15 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
             stage: Stage::Contract,
             reason: format!("is not a valid component: {e}"),
             truncated: e.message().contains("unexpected end"),
+            hook: None,
         })?;
     let (imports, exports) = surface(&component)?;
+    let hooks = hooks(&exports);
+    let first = hooks.as_ref().ok().and_then(|hooks| hooks.first()).copied();
     for import in &imports {
-        check_import(import)?;
+        check_import(import).map_err(|r| r.about(first))?;
     }
-    let hooks = hooks(&exports)?;
+    let hooks = hooks?;
     Ok(Inspected { component, hooks })
 }
 
@@ -40,6 +43,7 @@ fn component(bytes: &[u8]) -> Result<Vec<u8>, Rejection> {
         stage: Stage::Contract,
         reason: reason.into(),
         truncated: true,
+        hook: None,
     };
     match bytes {
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(bytes.to_vec()),
@@ -119,7 +123,7 @@ fn hooks(exports: &[String]) -> Result<Vec<Hook>, Rejection> {
             .into_iter()
             .find(|hook| hook.interface() == interface);
         if hook.is_some() || interface == "policy" {
-            spoken(export, version)?;
+            spoken(export, version).map_err(|r| r.about(hook))?;
         }
         found.extend(hook);
         describes |= interface == "policy";

@@ -39,8 +39,12 @@ pub enum PolicyError {
     Settings(String),
     #[error("the WebAssembly runtime cannot start: {0:#}")]
     Runtime(wasmtime::Error),
-    #[error("{path}: {source}")]
-    Files { path: PathBuf, source: io::Error },
+    #[error("{key}: {path}: {source}")]
+    Files {
+        key: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("the bundled {hook} policy {name} cannot serve: {reason}")]
     Bundled {
         hook: Hook,
@@ -89,11 +93,12 @@ impl Policies {
     /// Loads what folder and history hold; blocks for as long as that compiles.
     pub fn start(settings: Settings, around: Surroundings) -> Result<Arc<Self>, PolicyError> {
         settings.check().map_err(PolicyError::Settings)?;
-        let files = |path: &PathBuf| {
+        let failed = |key, path: &PathBuf| {
             let path = path.clone();
-            move |source| PolicyError::Files { path, source }
+            move |source| PolicyError::Files { key, path, source }
         };
-        std::fs::create_dir_all(&settings.dir).map_err(files(&settings.dir))?;
+        let files = |path: &PathBuf| failed("data.dir", path);
+        std::fs::create_dir_all(&settings.dir).map_err(failed("policies.dir", &settings.dir))?;
         let dir = around.data_dir.join("policies");
         let history = History::open(&dir, settings.keep).map_err(files(&dir))?;
         let runtime = Runtime::new(&settings.limits).map_err(PolicyError::Runtime)?;
@@ -253,7 +258,11 @@ impl Policies {
     /// The last changes, newest last. Reads a file: not for a hot path.
     pub fn audit(&self, limit: usize) -> Result<Vec<Change>, PolicyError> {
         let path = self.core.dir.join("audit.jsonl");
-        history::audit(&self.core.dir, limit).map_err(|source| PolicyError::Files { path, source })
+        history::audit(&self.core.dir, limit).map_err(|source| PolicyError::Files {
+            key: "data.dir",
+            path,
+            source,
+        })
     }
 
     async fn ask(&self, hint: impl FnOnce(Asked) -> Hint) -> Result<(), PolicyError> {

@@ -303,7 +303,7 @@ impl Reconciler {
             "{}: {rejection}", path.display());
         let generation = self.core.live.load().number;
         let facts = ReloadFacts {
-            hook: None,
+            hook: rejection.hook,
             result: "rejected",
             stage,
             generation,
@@ -331,6 +331,10 @@ impl Reconciler {
 
 impl Seen {
     fn listed(&self, path: &std::path::Path) -> Option<Listed> {
+        let hook = match &self.state {
+            FileState::Truncated(r) | FileState::Rejected { rejection: r, .. } => r.hook,
+            _ => None,
+        };
         let (state, sha256, stage, reason) = match &self.state {
             FileState::Serving { .. } | FileState::Missing(_) => return None,
             FileState::Settling => (
@@ -348,7 +352,7 @@ impl Seen {
             ),
         };
         Some(Listed {
-            hook: None,
+            hook,
             name: path
                 .file_stem()
                 .unwrap_or_default()

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::bundled;
 use super::types::{Hook, Scope};
-use crate::types::units;
+use crate::types::{place, units};
 
 /// Where policies come from, what they may use, and what happens when one fails.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -131,7 +132,11 @@ impl Settings {
 
     /// One sentence for the first value that cannot work; it names key, value and remedy.
     pub fn check(&self) -> Result<(), String> {
+        place::folder("policies.dir", "--policies", &self.dir)?;
         for hook in Hook::ALL {
+            if let Some(name) = self.hook(hook).bundled.as_deref().filter(|n| *n != "none") {
+                bundled::source(name).map_err(|e| format!("policies.{hook}.bundled: {e}"))?;
+            }
             if let Some(pin) = &self.hook(hook).pin
                 && !is_hex(pin, 64)
             {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::types::Hook;
+
 /// In the order in which a file meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -35,6 +37,9 @@ pub struct Rejection {
     pub reason: String,
     /// The file ends too early: it may still be being written.
     pub truncated: bool,
+    /// Which hook it would have served, as far as the file was understood.
+    #[serde(default)]
+    pub hook: Option<Hook>,
 }
 
 impl Stage {
@@ -59,7 +64,16 @@ impl Stage {
             stage: self,
             reason: reason.into(),
             truncated: false,
+            hook: None,
         }
+    }
+}
+
+impl Rejection {
+    /// Names the hook, unless a nearer place did.
+    pub(super) fn about(mut self, hook: Option<Hook>) -> Self {
+        self.hook = self.hook.or(hook);
+        self
     }
 }
 

@@ -1,6 +1,7 @@
 //! How durations and sizes are written in configuration: `"60s"`, `"512MiB"`.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::de::{Deserializer, Error, Visitor};
@@ -27,6 +28,30 @@ pub mod duration {
             }
         }
         d.deserialize_any(Text)
+    }
+}
+
+/// `#[serde(with = "units::address")]`: `"127.0.0.1:8000"`, `"[::1]:8000"`.
+pub mod address {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(value: &SocketAddr, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SocketAddr, D::Error> {
+        struct Address;
+        impl Visitor<'_> for Address {
+            type Value = SocketAddr;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address such as 127.0.0.1:8000")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<SocketAddr, E> {
+                text.parse()
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+        d.deserialize_any(Address)
     }
 }
 

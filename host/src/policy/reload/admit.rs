@@ -95,7 +95,9 @@ impl Reconciler {
         for revision in &revisions {
             let configured = self.settings.hook(revision.hook).cases.clone();
             for file in configured.iter().chain(cases.exists().then_some(&cases)) {
-                cases::run(&Cases::read(file)?, revision, &self.core.shared)?;
+                Cases::read(file)
+                    .and_then(|cases| cases::run(&cases, revision, &self.core.shared))
+                    .map_err(|r| r.about(Some(revision.hook)))?;
             }
         }
         self.unrivalled(path, &compiled.hooks)?;
@@ -134,14 +136,13 @@ impl Reconciler {
     }
 
     fn verify(&self, path: &Path, bytes: &[u8], sha256: &str) -> Result<(), Rejection> {
-        if let Some(held) = Hook::ALL
-            .into_iter()
-            .find_map(|hook| self.history.held(hook, sha256))
-        {
-            return Err(Stage::Verify.reject(format!(
+        let held = |hook| Some((hook, self.history.held(hook, sha256)?));
+        if let Some((hook, held)) = Hook::ALL.into_iter().find_map(held) {
+            let rejection = Stage::Verify.reject(format!(
                 "was rolled back ({}); put another file in its place or promote it",
                 held.reason
-            )));
+            ));
+            return Err(rejection.about(Some(hook)));
         }
         signature::verify(path, bytes, &self.settings.trusted_keys)
     }
@@ -161,9 +162,8 @@ impl Reconciler {
             if let Some(pin) = &self.settings.hook(hook).pin
                 && !pin.eq_ignore_ascii_case(sha256)
             {
-                return Err(Stage::Verify.reject(format!(
-                    "has sha256 {sha256}, policies.{hook}.pin allows only {pin}"
-                )));
+                let reason = format!("has sha256 {sha256}, policies.{hook}.pin allows only {pin}");
+                return Err(Stage::Verify.reject(reason).about(Some(hook)));
             }
         }
         Ok(())
@@ -186,9 +186,12 @@ impl Reconciler {
         });
         match rival.filter(|_| !folder::is_shadow(path)) {
             None => Ok(()),
-            Some((hook, other)) => Err(Stage::Swap.reject(format!(
-                "serves the {hook} hook, which {other} serves already: remove one of the two"
-            ))),
+            Some((hook, other)) => {
+                let reason = format!(
+                    "serves the {hook} hook, which {other} serves already: remove one of the two"
+                );
+                Err(Stage::Swap.reject(reason).about(Some(hook)))
+            }
         }
     }
 
@@ -208,7 +211,9 @@ impl Reconciler {
         };
         let probe = |&hook: &Hook| {
             let config = serde_json::Value::Object(self.settings.hook(hook).config.clone());
-            let candidate = bench.probe(&compiled.component, hook, config.to_string())?;
+            let candidate = bench
+                .probe(&compiled.component, hook, config.to_string())
+                .map_err(|r| r.about(Some(hook)))?;
             Ok(self.revision(candidate, compiled, origin.clone(), sha256))
         };
         compiled.hooks.iter().map(probe).collect()

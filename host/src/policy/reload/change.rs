@@ -20,7 +20,16 @@ use crate::policy::types::{Hook, ReloadFacts};
 impl Reconciler {
     /// One store: requests that start from here on see it, those that run do not.
     pub(super) fn store(&mut self, revisions: [Arc<Revision>; 5], shadows: Vec<Arc<Shadow>>) {
-        let number = self.core.live.load().number + 1;
+        let live = self.core.live.load_full();
+        let number = live.number + 1;
+        // Also what served before and serves again, such as a built-in policy, begins now.
+        let revisions = revisions.map(|revision| {
+            let served = Arc::ptr_eq(&revision, live.of(revision.hook));
+            match served || revision.since == number {
+                true => revision,
+                false => Arc::new(revision.again(number)),
+            }
+        });
         let next = Generation::new(number, revisions, shadows, &self.core.gauge);
         self.core.live.store(Arc::new(next));
     }
