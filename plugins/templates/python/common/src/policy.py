@@ -1,16 +1,13 @@
 """What every component exports. What this policy decides is in hook.py."""
 
 import json
-from pathlib import Path
 
 import hook
 import settings
 from hook import *
+from schema import SCHEMA
 from wit_world import exports
 from wit_world.exports.policy import Descriptor
-
-# Read while the component is built: there are no files later.
-SCHEMA = Path("config.schema.json").read_text()
 
 
 class Policy(exports.Policy):
