@@ -25,6 +25,7 @@
 //!
 //! Only the modules under `policy/` know wasmtime.
 
+pub use bindings::v0_1::VERSION;
 pub use cases::{CaseOutcome, CaseReport};
 pub use compile::compile_child_main;
 pub use fault::{Denied, RunError};

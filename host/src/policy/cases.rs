@@ -11,7 +11,7 @@
 //! `{"rewrite" | "reply" | "refuse": text}` (guard), or `{"lookup": "bypass" | "exact-prompt"}` and
 //! `{"parts": [text]}` (cache). The host's own checks apply to each answer.
 //!
-//! A filter's case has `chunks` in place of messages, and `finish` where it is not `"stop"`:
+//! A filter's case has `chunks`, and `finish` where it is not `"stop"`:
 //!
 //! ```json
 //! [{ "name": "an address over two chunks", "hook": "filter", "chunks": ["Write to a@", "b.org."],
@@ -148,7 +148,6 @@ impl Case {
         let filter = self.hook == Hook::Filter;
         match (filter, self.chunks.is_empty(), self.messages.is_empty()) {
             (true, true, _) => Some("it has no chunks, expected the answer's text in pieces"),
-            (true, _, false) => Some("it has messages, expected chunks: it is for a filter"),
             (false, false, _) => Some("it has chunks, expected messages: only filters get chunks"),
             (false, _, true) => Some("it has no messages, expected the new one at least"),
             _ => None,
