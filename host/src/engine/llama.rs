@@ -100,12 +100,11 @@ pub fn tokenizer(file: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
     };
     log::forget();
     let params = LlamaModelParams::default().with_vocab_only(true);
-    let model = LlamaModel::load_from_file(backend, file, &params).map_err(|error| {
-        StartError::Load {
+    let model =
+        LlamaModel::load_from_file(backend, file, &params).map_err(|error| StartError::Load {
             path: file.display().to_string(),
             reason: log::last_error().unwrap_or_else(|| error.to_string()),
-        }
-    })?;
+        })?;
     Ok(Arc::new(Vocabulary {
         model: Arc::new(model),
     }))

@@ -132,9 +132,7 @@ impl Cases {
         let cases: Vec<Case> = serde_json::from_slice(&json).map_err(|e| unreadable(&e))?;
         match cases.iter().find_map(|case| Some((case, case.mistake()?))) {
             None => Ok(Self { file, cases }),
-            Some((case, mistake)) => {
-                Err(unreadable(&format!("case {:?}: {mistake}", case.name)))
-            }
+            Some((case, mistake)) => Err(unreadable(&format!("case {:?}: {mistake}", case.name))),
         }
     }
 

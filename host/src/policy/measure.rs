@@ -137,7 +137,9 @@ impl Meter<'_> {
         let native = || RunError::BadResult("native code serves the hook".into());
         match self.revision.hook {
             Hook::Guard => self.time("check", || {
-                block_on(asked.guard(messages)).ok_or_else(native)?.map(drop)
+                block_on(asked.guard(messages))
+                    .ok_or_else(native)?
+                    .map(drop)
             }),
             Hook::Trim => {
                 let low_water = shared.settings.low_water;
@@ -157,7 +159,9 @@ impl Meter<'_> {
             }),
             Hook::Cache => {
                 self.time("decide", || {
-                    block_on(asked.decide(messages)).ok_or_else(native)?.map(drop)
+                    block_on(asked.decide(messages))
+                        .ok_or_else(native)?
+                        .map(drop)
                 })?;
                 let outcome = AnswerOutcome {
                     finish: Finish::Stop,
@@ -194,7 +198,7 @@ impl Meter<'_> {
     /// One filter sees a whole answer, word by word.
     fn filter(&mut self, asked: &super::stages::Asked) -> Result<(), RunError> {
         let [mut opened, mut pushed, mut finished] = [Vec::new(), Vec::new(), Vec::new()];
-        while pushed.len() < self.calls {
+        while pushed.len() < self.calls || opened.len() < self.calls.min(200) {
             self.warm();
             let start = Instant::now();
             let Some(filter) = block_on(ActiveFilter::open(asked)) else {

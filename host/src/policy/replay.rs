@@ -122,12 +122,14 @@ impl Workbench {
     ) -> Option<(Value, Result<Value, RunError>)> {
         let asked = self.asked(revision, line.facts.clone());
         Some(match &line.call {
-            Heard::Guard { messages, answer } => {
-                (json(answer), asked.guard(messages).await?.map(|it| json(&it)))
-            }
-            Heard::CacheDecide { messages, answer } => {
-                (json(answer), asked.decide(messages).await?.map(|it| json(&it)))
-            }
+            Heard::Guard { messages, answer } => (
+                json(answer),
+                asked.guard(messages).await?.map(|it| json(&it)),
+            ),
+            Heard::CacheDecide { messages, answer } => (
+                json(answer),
+                asked.decide(messages).await?.map(|it| json(&it)),
+            ),
             Heard::CacheAdmit {
                 messages,
                 text,

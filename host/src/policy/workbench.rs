@@ -330,7 +330,11 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn make() -> Result<Self, PolicyError> {
-        let name = format!("stent-policy-{}-{:08x}", std::process::id(), fastrand::u32(..));
+        let name = format!(
+            "stent-policy-{}-{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        );
         let path = std::env::temp_dir().join(name);
         // Fails where somebody else has made it: what lies in it is run.
         let made = fs::DirBuilder::new().mode(0o700).create(&path);

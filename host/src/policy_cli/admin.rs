@@ -140,10 +140,12 @@ fn policies(entries: &[Value], out: &mut dyn Write) -> std::io::Result<()> {
             "rejected" => Colour::Red,
             _ => Colour::Yellow,
         };
-        let below = entry["reason"].as_str().map(|reason| match &entry["stage"] {
-            Value::String(stage) => format!("{stage}: {reason}"),
-            _ => reason.to_owned(),
-        });
+        let below = entry["reason"]
+            .as_str()
+            .map(|reason| match &entry["stage"] {
+                Value::String(stage) => format!("{stage}: {reason}"),
+                _ => reason.to_owned(),
+            });
         let cells = [
             text(entry, "hook"),
             state,

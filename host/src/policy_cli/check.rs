@@ -46,7 +46,10 @@ impl Check {
             writeln!(out, "  {line}")?;
         }
         if rough {
-            writeln!(out, "  tokens     counted roughly: no model is here (--model)")?;
+            writeln!(
+                out,
+                "  tokens     counted roughly: no model is here (--model)"
+            )?;
         }
         writeln!(out, "It keeps the contract stent:policy@{VERSION}.")?;
         Ok(())
@@ -155,4 +158,3 @@ fn between(last: Option<Stage>, failed: Stage) -> impl Iterator<Item = Stage> {
     let passed = at.filter(|_| last == Some(Stage::Compile)).unwrap_or(0);
     probe.into_iter().take(passed)
 }
-

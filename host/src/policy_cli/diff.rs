@@ -77,7 +77,10 @@ mod tests {
         let shown = lines(&json!({ "prompt": a }), &json!({ "prompt": b }));
         assert_eq!(shown, ["prompt:", "    2", "  - 3", "  + three", "    4"]);
         // What only grew at its end or lost its middle has no line twice.
-        let shown = lines(&json!({ "prompt": "1\n1" }), &json!({ "prompt": "1\n1\n1" }));
+        let shown = lines(
+            &json!({ "prompt": "1\n1" }),
+            &json!({ "prompt": "1\n1\n1" }),
+        );
         assert_eq!(shown, ["prompt:", "    1", "  + 1"]);
     }
 }

@@ -29,7 +29,11 @@ pub fn generate(keyfile: &Path, out: &mut dyn Write) -> Result<(), Error> {
         .map_err(|e| Error::Failed(format!("no randomness for a key: {e}")))?;
     let key = SigningKey::from_bytes(&secret);
     let mut options = OpenOptions::new();
-    let opened = options.write(true).create_new(true).mode(0o600).open(keyfile);
+    let opened = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(keyfile);
     let mut file = opened.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Error::Failed(format!(
             "{} exists already: a key is never overwritten, name another file",
@@ -40,7 +44,11 @@ pub fn generate(keyfile: &Path, out: &mut dyn Write) -> Result<(), Error> {
     writeln!(file, "{}", hex::encode(secret))
         .and_then(|()| file.sync_all())
         .map_err(Error::io(keyfile))?;
-    writeln!(out, "{} holds the secret key. For the gateway's configuration:\n", keyfile.display())?;
+    writeln!(
+        out,
+        "{} holds the secret key. For the gateway's configuration:\n",
+        keyfile.display()
+    )?;
     writeln!(out, "[policies]\ntrusted_keys = [\"{}\"]", public(&key))?;
     Ok(())
 }
@@ -56,16 +64,22 @@ impl Sign {
             PathBuf::from(name)
         });
         // Renamed into place: a gateway never reads half a signature.
-        fs::write(&half, format!("{}\n", hex::encode(key.sign(&bytes).to_bytes())))
-            .and_then(|()| fs::rename(&half, &sig))
-            .map_err(Error::io(&sig))?;
+        fs::write(
+            &half,
+            format!("{}\n", hex::encode(key.sign(&bytes).to_bytes())),
+        )
+        .and_then(|()| fs::rename(&half, &sig))
+        .map_err(Error::io(&sig))?;
         writeln!(out, "{} signed by {}", self.file.display(), public(&key))?;
         Ok(())
     }
 
     fn key(&self) -> Result<SigningKey, Error> {
         let text = fs::read_to_string(&self.key).map_err(Error::io(&self.key))?;
-        let mode = fs::metadata(&self.key).map_err(Error::io(&self.key))?.mode() & 0o777;
+        let mode = fs::metadata(&self.key)
+            .map_err(Error::io(&self.key))?
+            .mode()
+            & 0o777;
         if mode & 0o077 != 0 {
             return Err(Error::Failed(format!(
                 "{} has mode {mode:03o}, expected 600: others could sign with it",

@@ -62,7 +62,11 @@ impl New {
         }
         write(&project.join("wit/policy.wit"), CONTRACT.as_bytes(), false)?;
         let (hook, shown) = (self.hook, project.display());
-        writeln!(out, "{shown} holds a {hook} policy that builds; its README.md says how.")?;
+        let how = match project.join("README.md").exists() {
+            true => "; its README.md says how to build it",
+            false => "",
+        };
+        writeln!(out, "{shown} holds a new {hook} policy{how}")?;
         Ok(())
     }
 
@@ -72,9 +76,11 @@ impl New {
         let lang = lang.as_ref().map_or("", |lang| lang.get_name());
         let below = |folder: &str| {
             let prefix = format!("{lang}/{folder}/");
-            let found = TEMPLATES.iter().filter_map(move |(path, bytes, executable)| {
-                Some((path.strip_prefix(&prefix)?, *bytes, *executable))
-            });
+            let found = TEMPLATES
+                .iter()
+                .filter_map(move |(path, bytes, executable)| {
+                    Some((path.strip_prefix(&prefix)?, *bytes, *executable))
+                });
             found.collect::<Vec<_>>()
         };
         let own = below(self.hook.as_str());

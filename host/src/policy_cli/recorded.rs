@@ -43,14 +43,20 @@ impl Replay {
             for (hook, compared) in &replay.hooks {
                 let (same, different) = (compared.same, compared.different);
                 let failed = compared.failed;
-                writeln!(out, "{hook}: {same} same, {different} different, {failed} failed")?;
+                writeln!(
+                    out,
+                    "{hook}: {same} same, {different} different, {failed} failed"
+                )?;
                 for difference in &compared.first {
                     show(difference, out)?;
                 }
             }
             if replay.others > 0 {
                 let others = replay.others;
-                writeln!(out, "{others} calls are of hooks that the candidate does not serve")?;
+                writeln!(
+                    out,
+                    "{others} calls are of hooks that the candidate does not serve"
+                )?;
             }
             if replay.unreadable > 0 {
                 writeln!(out, "{} lines are no recorded calls", replay.unreadable)?;

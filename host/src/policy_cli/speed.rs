@@ -34,9 +34,7 @@ impl Bench {
             file: self.file.clone(),
             fault,
         };
-        let speeds = bench
-            .measure(&draft, self.calls as usize)
-            .map_err(fault)?;
+        let speeds = bench.measure(&draft, self.calls as usize).map_err(fault)?;
         if self.json {
             serde_json::to_writer_pretty(&mut *out, &speeds).map_err(std::io::Error::other)?;
             writeln!(out)?;
@@ -57,7 +55,10 @@ impl Bench {
         let limit = human(config.policies.limits.memory);
         for speed in &speeds {
             let (hook, peak) = (speed.hook, human(speed.memory_peak as u64));
-            writeln!(out, "{hook}: at most {peak} of memory in one instance, {limit} are allowed")?;
+            writeln!(
+                out,
+                "{hook}: at most {peak} of memory in one instance, {limit} are allowed"
+            )?;
         }
         Ok(())
     }

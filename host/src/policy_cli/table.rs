@@ -50,7 +50,10 @@ impl<const N: usize> Table<N> {
 
     pub fn write(&self, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
         let widths: [usize; N] = std::array::from_fn(|at| {
-            let cells = self.rows.iter().map(|(cells, ..)| cells[at].chars().count());
+            let cells = self
+                .rows
+                .iter()
+                .map(|(cells, ..)| cells[at].chars().count());
             cells.chain([self.header[at].len()]).max().unwrap_or(0)
         });
         let line = |cells: [&str; N], colour: [Colour; N], out: &mut dyn Write| {

@@ -179,7 +179,10 @@ impl Active {
         match step {
             wit::Step::Emit(text) => {
                 self.bounded(&text, chunk)?;
-                self.held = self.held.take().and_then(|held| behind(held + chunk, &text));
+                self.held = self
+                    .held
+                    .take()
+                    .and_then(|held| behind(held + chunk, &text));
                 Ok(Step::Emit(text))
             }
             wit::Step::Stop(closing) => {
