@@ -11,7 +11,7 @@ fn embed_templates() -> io::Result<()> {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let templates = root.join("../plugins/templates");
     println!("cargo::rerun-if-changed={}", templates.display());
-    let mut list = String::from("pub(super) const TEMPLATES: &[(&str, &[u8], bool)] = &[\n");
+    let mut list = String::from("const TEMPLATES: &[File] = &[\n");
     for file in files_below(&templates)? {
         let name = file.strip_prefix(&templates).unwrap_or(&file).display().to_string();
         let executable = fs::metadata(&file)?.permissions().mode() & 0o100 != 0;

@@ -14,8 +14,8 @@
 //! A filter's case has `chunks`, and `finish` where it is not `"stop"`:
 //!
 //! ```json
-//! [{ "name": "an address over two chunks", "hook": "filter", "chunks": ["Write to a@", "b.org."],
-//!    "expect": { "emitted": "Write to [e-mail]." } }]
+//! [{ "name": "an address over two chunks", "hook": "filter", "chunks": ["Write to ann@exa", "mple.org."],
+//!    "expect": { "emitted": "Write to [e-mail address removed]." } }]
 //! ```
 //!
 //! It expects `{"emitted": text}` of the whole answer, or `{"stopped": {"emitted": text,

@@ -15,6 +15,9 @@ include!(concat!(env!("OUT_DIR"), "/templates.rs"));
 /// The contract that projects are built against.
 const CONTRACT: &str = include_str!("../../../wit/policy.wit");
 
+/// Path, content, and whether it may be run.
+type File = (&'static str, &'static [u8], bool);
+
 /// `stent policy new`.
 #[derive(Args, Clone, Debug)]
 pub struct New {
@@ -71,7 +74,7 @@ impl New {
     }
 
     /// What belongs to the language and what belongs to the hook, by their paths in the project.
-    fn files(&self) -> Result<Vec<(&'static str, &'static [u8], bool)>, Error> {
+    fn files(&self) -> Result<Vec<File>, Error> {
         let lang = self.lang.to_possible_value();
         let lang = lang.as_ref().map_or("", |lang| lang.get_name());
         let below = |folder: &str| {
