@@ -1,8 +1,10 @@
 //! The policy host with real components, good and bad.
 
+mod cli;
 mod faults;
 mod folder;
 mod prompts;
+mod recording;
 mod revisions;
 mod speed;
 mod support;

@@ -67,6 +67,19 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     }
 }
 
+/// The tokenizer of what the settings name, without weights, context or thread: for tools that
+/// generate nothing.
+///
+/// # Errors
+/// As [`start`]; weights that are missing or damaged go unnoticed.
+pub fn tokenizer(settings: &Settings) -> Result<Arc<dyn Tokenizer>, StartError> {
+    match settings.kind {
+        Kind::Llama => llama::tokenizer(&settings.model),
+        Kind::Scripted => Ok(scripted::tokenizer(settings)),
+        Kind::Openai => Err(StartError::Settings(settings::OPENAI_REFUSED.into())),
+    }
+}
+
 /// Why no engine could be started: one sentence that names the key or the file.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

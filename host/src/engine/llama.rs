@@ -90,17 +90,47 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     Ok(Arc::new(handle))
 }
 
+/// The tokenizer alone: no weights are read and no CPU code is chosen.
+pub fn tokenizer(file: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
+    gguf::read(file)?;
+    let backend = {
+        let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        log::forward();
+        initialised()?
+    };
+    log::forget();
+    let params = LlamaModelParams::default().with_vocab_only(true);
+    let model =
+        LlamaModel::load_from_file(backend, file, &params).map_err(|error| StartError::Load {
+            path: file.display().to_string(),
+            reason: log::last_error().unwrap_or_else(|| error.to_string()),
+        })?;
+    Ok(Arc::new(Vocabulary {
+        model: Arc::new(model),
+    }))
+}
+
+static STARTING: Mutex<()> = Mutex::new(());
+
 /// The process's one backend, with the best CPU code that works here.
 fn backend(data: &Path) -> Result<&'static LlamaBackend, StartError> {
-    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
-    static STARTING: Mutex<()> = Mutex::new(());
+    static CHOSEN: OnceLock<()> = OnceLock::new();
     let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if CHOSEN.get().is_none() {
+        log::forward();
+        let variant = cpu::load_best(data)?;
+        tracing::info!(variant, "CPU code chosen");
+        CHOSEN.get_or_init(|| ());
+    }
+    initialised()
+}
+
+/// Call it under [`STARTING`]: llama.cpp can be initialised once.
+fn initialised() -> Result<&'static LlamaBackend, StartError> {
+    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
     if let Some(backend) = BACKEND.get() {
         return Ok(backend);
     }
-    log::forward();
-    let variant = cpu::load_best(data)?;
-    tracing::info!(variant, "CPU code chosen");
     let failed = |error: LlamaCppError| StartError::Load {
         path: "its backend".into(),
         reason: error.to_string(),
