@@ -59,9 +59,8 @@ bool exports_stent_policy_output_filter_static_filter_open(
   return true;
 }
 
-bool exports_stent_policy_output_filter_method_filter_push(filter_t *self, text_t *chunk,
-                                                           exports_stent_policy_output_filter_step_t *ret,
-                                                           text_t *err) {
+bool exports_stent_policy_output_filter_method_filter_push(
+    filter_t *self, text_t *chunk, exports_stent_policy_output_filter_step_t *ret, text_t *err) {
   (void)err;
   ret->tag = EXPORTS_STENT_POLICY_OUTPUT_FILTER_STEP_EMIT;
   ret->val.emit = feed(self, *chunk);

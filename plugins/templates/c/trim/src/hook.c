@@ -33,12 +33,12 @@ bool exports_stent_policy_session_trimmer_trim(
 
   const stent_policy_request_message_t *message = messages.ptr;
   size_t newest = messages.len - 1;
-  uint64_t cost = 0, kept = 1, first = message[newest].id;
+  uint64_t each = budget->per_message, cost = 0, kept = 1, first = message[newest].id;
   for (size_t at = 0; at <= newest; at++)
-    if (message[at].pinned || at == newest) cost += message[at].tokens + budget->per_message;
+    if (message[at].pinned || at == newest) cost += message[at].tokens + each;
   for (size_t at = newest; at-- > 0 && kept < most;) {
     if (message[at].pinned) continue;
-    cost += message[at].tokens + budget->per_message;
+    cost += message[at].tokens + each;
     if (cost > budget->max_tokens) break;
     first = message[at].id;
     kept++;
