@@ -5,7 +5,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: run build test test-all plugins setup fmt lint deny unit clean
+.PHONY: run build test test-all templates plugins setup fmt lint deny unit clean
 run: build
 	target/release/stent serve $(ARGS)
 
@@ -27,8 +27,12 @@ test: build
 	cd plugins && $(CARGO) test --release --locked
 	$(CARGO) test --release --locked
 
-# Also what takes longer or needs more from the registries: lints and licences of everything.
-test-all: test lint deny
+# Also what takes longer or needs more from the registries: lints and licences of everything, and
+# the projects of `stent policy new` in every language.
+test-all: test lint deny templates
+
+templates: build
+	@tests/templates.sh
 
 lint: plugins
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings

@@ -8,3 +8,4 @@ mod recording;
 mod revisions;
 mod speed;
 mod support;
+mod templates;

@@ -21,7 +21,7 @@ pub struct Ran {
 
 impl Ran {
     #[track_caller]
-    fn ok(self) -> String {
+    pub fn ok(self) -> String {
         assert_eq!(self.status, 0, "{}\n{}", self.out, self.err);
         self.out
     }

@@ -1,9 +1,7 @@
 //! Answers a question that stands alone from memory, whatever its case, spacing and closing
 //! marks. In a conversation the whole prompt is the key.
 
-use crate::exports::stent::policy::cache::{
-    Admission, Answer, Basis, Guest, Key, Lookup, Outcome,
-};
+use crate::exports::stent::policy::cache::{Admission, Answer, Basis, Guest, Key, Lookup, Outcome};
 use crate::settings::Settings;
 use crate::stent::policy::request::{Request, Transcript};
 use crate::stent::policy::types::{Finish, Role, Scope};
