@@ -3,6 +3,7 @@
 mod cli;
 mod faults;
 mod folder;
+mod golden;
 mod prompts;
 mod recording;
 mod revisions;
