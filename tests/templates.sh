@@ -19,10 +19,12 @@ fail() {
 
 # What an operator may get wrong, and what the policy says then.
 mistakes() {
-    echo 'nonsense=1|config.nonsense: unknown key, expected one of "'
     case $1 in
     guard) echo 'max_chars=0|config.max_chars: found 0, expected a whole number from 1 to 100000' ;;
-    trim) echo 'messages=x|config.messages: found "x", expected a whole number from 1 to 1000' ;;
+    trim)
+        echo 'messages=x|config.messages: found "x", expected a whole number from 1 to 1000'
+        echo 'nonsense=1|config.nonsense: unknown key, expected one of "messages"'
+        ;;
     prompt) echo 'system=a [INST] b|config.system: found [INST], expected text without it' ;;
     cache) echo 'ttl_seconds=-1|config.ttl_seconds: found -1, expected a whole number from 1 to 604800' ;;
     filter) echo 'word=|config.word: found "", expected a text of 1 to 100 characters' ;;

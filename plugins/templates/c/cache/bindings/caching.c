@@ -185,10 +185,6 @@ void stent_policy_request_request_drop_own(stent_policy_request_own_request_t ha
   __wasm_import_stent_policy_request_request_drop(handle.__handle);
 }
 
-void stent_policy_request_request_drop_borrow(stent_policy_request_borrow_request_t handle) {
-  __wasm_import_stent_policy_request_request_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_request_t stent_policy_request_borrow_request(stent_policy_request_own_request_t arg) {
   return (stent_policy_request_borrow_request_t) { arg.__handle };
 }
@@ -200,10 +196,6 @@ void stent_policy_request_transcript_drop_own(stent_policy_request_own_transcrip
   __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
 }
 
-void stent_policy_request_transcript_drop_borrow(stent_policy_request_borrow_transcript_t handle) {
-  __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_transcript_t stent_policy_request_borrow_transcript(stent_policy_request_own_transcript_t arg) {
   return (stent_policy_request_borrow_transcript_t) { arg.__handle };
 }
@@ -212,10 +204,6 @@ __attribute__((__import_module__("stent:policy/request@0.1.0"), __import_name__(
 extern void __wasm_import_stent_policy_request_answer_drop(int32_t handle);
 
 void stent_policy_request_answer_drop_own(stent_policy_request_own_answer_t handle) {
-  __wasm_import_stent_policy_request_answer_drop(handle.__handle);
-}
-
-void stent_policy_request_answer_drop_borrow(stent_policy_request_borrow_answer_t handle) {
   __wasm_import_stent_policy_request_answer_drop(handle.__handle);
 }
 
@@ -466,6 +454,10 @@ void stent_policy_request_method_answer_head(stent_policy_request_borrow_answer_
 
 __attribute__((__export_name__("stent:policy/cache@0.1.0#decide")))
 uint8_t * __wasm_export_exports_stent_policy_cache_decide(int32_t arg, int32_t arg0) {
+  int32_t borrow = 0;
+  int32_t borrow1 = 0;
+  borrow = arg;
+  borrow1 = arg0;
   exports_stent_policy_cache_result_lookup_string_t ret;
   exports_stent_policy_cache_lookup_t ok;
   caching_string_t err;
@@ -478,9 +470,9 @@ uint8_t * __wasm_export_exports_stent_policy_cache_decide(int32_t arg, int32_t a
   }
   uint8_t *ptr = (uint8_t *) &RET_AREA;
   if ((ret).is_err) {
-    const caching_string_t *payload5 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
-    *((size_t*)(ptr + (8+1*sizeof(void*)))) = (*payload5).len;
-    *((uint8_t **)(ptr + 8)) = (uint8_t *) (*payload5).ptr;
+    const caching_string_t *payload6 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
+    *((size_t*)(ptr + (8+1*sizeof(void*)))) = (*payload6).len;
+    *((uint8_t **)(ptr + 8)) = (uint8_t *) (*payload6).ptr;
   } else {
     const exports_stent_policy_cache_lookup_t *payload = &(ret).val.ok;*((int8_t*)(ptr + 0)) = 0;
     switch ((int32_t) (*payload).tag) {
@@ -489,33 +481,45 @@ uint8_t * __wasm_export_exports_stent_policy_cache_decide(int32_t arg, int32_t a
         break;
       }
       case 1: {
-        const exports_stent_policy_cache_key_t *payload2 = &(*payload).val.by;
+        const exports_stent_policy_cache_key_t *payload3 = &(*payload).val.by;
         *((int8_t*)(ptr + 8)) = 1;
-        switch ((int32_t) ((*payload2).basis).tag) {
+        switch ((int32_t) ((*payload3).basis).tag) {
           case 0: {
             *((int8_t*)(ptr + 16)) = 0;
             break;
           }
           case 1: {
-            const caching_list_string_t *payload4 = &((*payload2).basis).val.parts;
+            const caching_list_string_t *payload5 = &((*payload3).basis).val.parts;
             *((int8_t*)(ptr + 16)) = 1;
-            *((size_t*)(ptr + (16+2*sizeof(void*)))) = (*payload4).len;
-            *((uint8_t **)(ptr + (16+1*sizeof(void*)))) = (uint8_t *) (*payload4).ptr;
+            *((size_t*)(ptr + (16+2*sizeof(void*)))) = (*payload5).len;
+            *((uint8_t **)(ptr + (16+1*sizeof(void*)))) = (uint8_t *) (*payload5).ptr;
             break;
           }
         }
-        *((int8_t*)(ptr + (16+3*sizeof(void*)))) = (int32_t) (*payload2).scope;
-        *((int64_t*)(ptr + (16+4*sizeof(void*)))) = (int64_t) ((*payload2).max_age_ms);
+        *((int8_t*)(ptr + (16+3*sizeof(void*)))) = (int32_t) (*payload3).scope;
+        *((int64_t*)(ptr + (16+4*sizeof(void*)))) = (int64_t) ((*payload3).max_age_ms);
         break;
       }
     }
+  }
+  if (borrow != 0) {
+    __wasm_import_stent_policy_request_request_drop(borrow);
+  }
+  if (borrow1 != 0) {
+    __wasm_import_stent_policy_request_transcript_drop(borrow1);
   }
   return ptr;
 }
 
 __attribute__((__export_name__("stent:policy/cache@0.1.0#admit")))
 uint8_t * __wasm_export_exports_stent_policy_cache_admit(int32_t arg, int32_t arg0, int32_t arg1, int32_t arg2, int32_t arg3, int32_t arg4, int32_t arg5) {
-  exports_stent_policy_cache_outcome_t arg6 = (exports_stent_policy_cache_outcome_t) {
+  int32_t borrow = 0;
+  int32_t borrow6 = 0;
+  int32_t borrow7 = 0;
+  borrow = arg;
+  borrow6 = arg0;
+  borrow7 = arg1;
+  exports_stent_policy_cache_outcome_t arg8 = (exports_stent_policy_cache_outcome_t) {
     (exports_stent_policy_cache_finish_t) arg2,
     (uint32_t) (uint32_t) (arg3),
     (uint32_t) (uint32_t) (arg4),
@@ -524,7 +528,7 @@ uint8_t * __wasm_export_exports_stent_policy_cache_admit(int32_t arg, int32_t ar
   exports_stent_policy_cache_result_admission_string_t ret;
   exports_stent_policy_cache_admission_t ok;
   caching_string_t err;
-  ret.is_err = !exports_stent_policy_cache_admit((exports_stent_policy_cache_borrow_request_t) { arg }, (exports_stent_policy_cache_borrow_transcript_t) { arg0 }, (exports_stent_policy_cache_borrow_answer_t) { arg1 }, &arg6, &ok, &err);
+  ret.is_err = !exports_stent_policy_cache_admit((exports_stent_policy_cache_borrow_request_t) { arg }, (exports_stent_policy_cache_borrow_transcript_t) { arg0 }, (exports_stent_policy_cache_borrow_answer_t) { arg1 }, &arg8, &ok, &err);
   if (ret.is_err) {
     ret.val.err = err;
   }
@@ -533,9 +537,9 @@ uint8_t * __wasm_export_exports_stent_policy_cache_admit(int32_t arg, int32_t ar
   }
   uint8_t *ptr = (uint8_t *) &RET_AREA;
   if ((ret).is_err) {
-    const caching_string_t *payload9 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
-    *((size_t*)(ptr + (8+1*sizeof(void*)))) = (*payload9).len;
-    *((uint8_t **)(ptr + 8)) = (uint8_t *) (*payload9).ptr;
+    const caching_string_t *payload11 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
+    *((size_t*)(ptr + (8+1*sizeof(void*)))) = (*payload11).len;
+    *((uint8_t **)(ptr + 8)) = (uint8_t *) (*payload11).ptr;
   } else {
     const exports_stent_policy_cache_admission_t *payload = &(ret).val.ok;*((int8_t*)(ptr + 0)) = 0;
     switch ((int32_t) (*payload).tag) {
@@ -544,12 +548,21 @@ uint8_t * __wasm_export_exports_stent_policy_cache_admit(int32_t arg, int32_t ar
         break;
       }
       case 1: {
-        const uint64_t *payload8 = &(*payload).val.store;
+        const uint64_t *payload10 = &(*payload).val.store;
         *((int8_t*)(ptr + 8)) = 1;
-        *((int64_t*)(ptr + 16)) = (int64_t) (*payload8);
+        *((int64_t*)(ptr + 16)) = (int64_t) (*payload10);
         break;
       }
     }
+  }
+  if (borrow != 0) {
+    __wasm_import_stent_policy_request_request_drop(borrow);
+  }
+  if (borrow6 != 0) {
+    __wasm_import_stent_policy_request_transcript_drop(borrow6);
+  }
+  if (borrow7 != 0) {
+    __wasm_import_stent_policy_request_answer_drop(borrow7);
   }
   return ptr;
 }

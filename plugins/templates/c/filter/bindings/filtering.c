@@ -192,10 +192,6 @@ void stent_policy_request_request_drop_own(stent_policy_request_own_request_t ha
   __wasm_import_stent_policy_request_request_drop(handle.__handle);
 }
 
-void stent_policy_request_request_drop_borrow(stent_policy_request_borrow_request_t handle) {
-  __wasm_import_stent_policy_request_request_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_request_t stent_policy_request_borrow_request(stent_policy_request_own_request_t arg) {
   return (stent_policy_request_borrow_request_t) { arg.__handle };
 }
@@ -207,10 +203,6 @@ void stent_policy_request_transcript_drop_own(stent_policy_request_own_transcrip
   __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
 }
 
-void stent_policy_request_transcript_drop_borrow(stent_policy_request_borrow_transcript_t handle) {
-  __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_transcript_t stent_policy_request_borrow_transcript(stent_policy_request_own_transcript_t arg) {
   return (stent_policy_request_borrow_transcript_t) { arg.__handle };
 }
@@ -219,10 +211,6 @@ __attribute__((__import_module__("stent:policy/request@0.1.0"), __import_name__(
 extern void __wasm_import_stent_policy_request_answer_drop(int32_t handle);
 
 void stent_policy_request_answer_drop_own(stent_policy_request_own_answer_t handle) {
-  __wasm_import_stent_policy_request_answer_drop(handle.__handle);
-}
-
-void stent_policy_request_answer_drop_borrow(stent_policy_request_borrow_answer_t handle) {
   __wasm_import_stent_policy_request_answer_drop(handle.__handle);
 }
 
@@ -483,6 +471,8 @@ void stent_policy_request_method_answer_head(stent_policy_request_borrow_answer_
 
 __attribute__((__export_name__("stent:policy/output-filter@0.1.0#[static]filter.open")))
 uint8_t * __wasm_export_exports_stent_policy_output_filter_static_filter_open(int32_t arg) {
+  int32_t borrow = 0;
+  borrow = arg;
   exports_stent_policy_output_filter_result_own_filter_string_t ret;
   exports_stent_policy_output_filter_own_filter_t ok;
   filtering_string_t err;
@@ -501,6 +491,9 @@ uint8_t * __wasm_export_exports_stent_policy_output_filter_static_filter_open(in
   } else {
     const exports_stent_policy_output_filter_own_filter_t *payload = &(ret).val.ok;*((int8_t*)(ptr + 0)) = 0;
     *((int32_t*)(ptr + sizeof(void*))) = (*payload).__handle;
+  }
+  if (borrow != 0) {
+    __wasm_import_stent_policy_request_request_drop(borrow);
   }
   return ptr;
 }

@@ -165,10 +165,6 @@ void stent_policy_request_request_drop_own(stent_policy_request_own_request_t ha
   __wasm_import_stent_policy_request_request_drop(handle.__handle);
 }
 
-void stent_policy_request_request_drop_borrow(stent_policy_request_borrow_request_t handle) {
-  __wasm_import_stent_policy_request_request_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_request_t stent_policy_request_borrow_request(stent_policy_request_own_request_t arg) {
   return (stent_policy_request_borrow_request_t) { arg.__handle };
 }
@@ -180,10 +176,6 @@ void stent_policy_request_transcript_drop_own(stent_policy_request_own_transcrip
   __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
 }
 
-void stent_policy_request_transcript_drop_borrow(stent_policy_request_borrow_transcript_t handle) {
-  __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_transcript_t stent_policy_request_borrow_transcript(stent_policy_request_own_transcript_t arg) {
   return (stent_policy_request_borrow_transcript_t) { arg.__handle };
 }
@@ -192,10 +184,6 @@ __attribute__((__import_module__("stent:policy/request@0.1.0"), __import_name__(
 extern void __wasm_import_stent_policy_request_answer_drop(int32_t handle);
 
 void stent_policy_request_answer_drop_own(stent_policy_request_own_answer_t handle) {
-  __wasm_import_stent_policy_request_answer_drop(handle.__handle);
-}
-
-void stent_policy_request_answer_drop_borrow(stent_policy_request_borrow_answer_t handle) {
   __wasm_import_stent_policy_request_answer_drop(handle.__handle);
 }
 
@@ -414,6 +402,10 @@ void stent_policy_request_method_answer_head(stent_policy_request_borrow_answer_
 
 __attribute__((__export_name__("stent:policy/guard@0.1.0#check")))
 uint8_t * __wasm_export_exports_stent_policy_guard_check(int32_t arg, int32_t arg0) {
+  int32_t borrow = 0;
+  int32_t borrow1 = 0;
+  borrow = arg;
+  borrow1 = arg0;
   exports_stent_policy_guard_result_verdict_string_t ret;
   exports_stent_policy_guard_verdict_t ok;
   guarding_string_t err;
@@ -426,9 +418,9 @@ uint8_t * __wasm_export_exports_stent_policy_guard_check(int32_t arg, int32_t ar
   }
   uint8_t *ptr = (uint8_t *) &RET_AREA;
   if ((ret).is_err) {
-    const guarding_string_t *payload5 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
-    *((size_t*)(ptr + (2*sizeof(void*)))) = (*payload5).len;
-    *((uint8_t **)(ptr + sizeof(void*))) = (uint8_t *) (*payload5).ptr;
+    const guarding_string_t *payload6 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
+    *((size_t*)(ptr + (2*sizeof(void*)))) = (*payload6).len;
+    *((uint8_t **)(ptr + sizeof(void*))) = (uint8_t *) (*payload6).ptr;
   } else {
     const exports_stent_policy_guard_verdict_t *payload = &(ret).val.ok;*((int8_t*)(ptr + 0)) = 0;
     switch ((int32_t) (*payload).tag) {
@@ -437,27 +429,33 @@ uint8_t * __wasm_export_exports_stent_policy_guard_check(int32_t arg, int32_t ar
         break;
       }
       case 1: {
-        const guarding_string_t *payload2 = &(*payload).val.rewrite;
+        const guarding_string_t *payload3 = &(*payload).val.rewrite;
         *((int8_t*)(ptr + sizeof(void*))) = 1;
-        *((size_t*)(ptr + (3*sizeof(void*)))) = (*payload2).len;
-        *((uint8_t **)(ptr + (2*sizeof(void*)))) = (uint8_t *) (*payload2).ptr;
-        break;
-      }
-      case 2: {
-        const guarding_string_t *payload3 = &(*payload).val.reply;
-        *((int8_t*)(ptr + sizeof(void*))) = 2;
         *((size_t*)(ptr + (3*sizeof(void*)))) = (*payload3).len;
         *((uint8_t **)(ptr + (2*sizeof(void*)))) = (uint8_t *) (*payload3).ptr;
         break;
       }
-      case 3: {
-        const guarding_string_t *payload4 = &(*payload).val.refuse;
-        *((int8_t*)(ptr + sizeof(void*))) = 3;
+      case 2: {
+        const guarding_string_t *payload4 = &(*payload).val.reply;
+        *((int8_t*)(ptr + sizeof(void*))) = 2;
         *((size_t*)(ptr + (3*sizeof(void*)))) = (*payload4).len;
         *((uint8_t **)(ptr + (2*sizeof(void*)))) = (uint8_t *) (*payload4).ptr;
         break;
       }
+      case 3: {
+        const guarding_string_t *payload5 = &(*payload).val.refuse;
+        *((int8_t*)(ptr + sizeof(void*))) = 3;
+        *((size_t*)(ptr + (3*sizeof(void*)))) = (*payload5).len;
+        *((uint8_t **)(ptr + (2*sizeof(void*)))) = (uint8_t *) (*payload5).ptr;
+        break;
+      }
     }
+  }
+  if (borrow != 0) {
+    __wasm_import_stent_policy_request_request_drop(borrow);
+  }
+  if (borrow1 != 0) {
+    __wasm_import_stent_policy_request_transcript_drop(borrow1);
   }
   return ptr;
 }

@@ -196,10 +196,6 @@ void stent_policy_request_request_drop_own(stent_policy_request_own_request_t ha
   __wasm_import_stent_policy_request_request_drop(handle.__handle);
 }
 
-void stent_policy_request_request_drop_borrow(stent_policy_request_borrow_request_t handle) {
-  __wasm_import_stent_policy_request_request_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_request_t stent_policy_request_borrow_request(stent_policy_request_own_request_t arg) {
   return (stent_policy_request_borrow_request_t) { arg.__handle };
 }
@@ -211,10 +207,6 @@ void stent_policy_request_transcript_drop_own(stent_policy_request_own_transcrip
   __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
 }
 
-void stent_policy_request_transcript_drop_borrow(stent_policy_request_borrow_transcript_t handle) {
-  __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_transcript_t stent_policy_request_borrow_transcript(stent_policy_request_own_transcript_t arg) {
   return (stent_policy_request_borrow_transcript_t) { arg.__handle };
 }
@@ -223,10 +215,6 @@ __attribute__((__import_module__("stent:policy/request@0.1.0"), __import_name__(
 extern void __wasm_import_stent_policy_request_answer_drop(int32_t handle);
 
 void stent_policy_request_answer_drop_own(stent_policy_request_own_answer_t handle) {
-  __wasm_import_stent_policy_request_answer_drop(handle.__handle);
-}
-
-void stent_policy_request_answer_drop_borrow(stent_policy_request_borrow_answer_t handle) {
   __wasm_import_stent_policy_request_answer_drop(handle.__handle);
 }
 
@@ -475,6 +463,8 @@ void stent_policy_request_method_answer_head(stent_policy_request_borrow_answer_
 
 __attribute__((__export_name__("stent:policy/prompt-builder@0.1.0#declare")))
 uint8_t * __wasm_export_exports_stent_policy_prompt_builder_declare(int32_t arg) {
+  int32_t borrow = 0;
+  borrow = arg;
   exports_stent_policy_prompt_builder_layout_t ret;
   exports_stent_policy_prompt_builder_declare((exports_stent_policy_prompt_builder_borrow_request_t) { arg }, &ret);
   uint8_t *ptr = (uint8_t *) &RET_AREA;
@@ -482,11 +472,18 @@ uint8_t * __wasm_export_exports_stent_policy_prompt_builder_declare(int32_t arg)
   *((int32_t*)(ptr + 4)) = (int32_t) ((ret).per_message);
   *((size_t*)(ptr + (8+1*sizeof(void*)))) = ((ret).reserved).len;
   *((uint8_t **)(ptr + 8)) = (uint8_t *) ((ret).reserved).ptr;
+  if (borrow != 0) {
+    __wasm_import_stent_policy_request_request_drop(borrow);
+  }
   return ptr;
 }
 
 __attribute__((__export_name__("stent:policy/prompt-builder@0.1.0#build")))
 uint8_t * __wasm_export_exports_stent_policy_prompt_builder_build(int32_t arg, int32_t arg0) {
+  int32_t borrow = 0;
+  int32_t borrow1 = 0;
+  borrow = arg;
+  borrow1 = arg0;
   exports_stent_policy_prompt_builder_result_plan_string_t ret;
   exports_stent_policy_prompt_builder_plan_t ok;
   prompt_string_t err;
@@ -499,9 +496,9 @@ uint8_t * __wasm_export_exports_stent_policy_prompt_builder_build(int32_t arg, i
   }
   uint8_t *ptr = (uint8_t *) &RET_AREA;
   if ((ret).is_err) {
-    const prompt_string_t *payload4 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
-    *((size_t*)(ptr + (2*sizeof(void*)))) = (*payload4).len;
-    *((uint8_t **)(ptr + sizeof(void*))) = (uint8_t *) (*payload4).ptr;
+    const prompt_string_t *payload5 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
+    *((size_t*)(ptr + (2*sizeof(void*)))) = (*payload5).len;
+    *((uint8_t **)(ptr + sizeof(void*))) = (uint8_t *) (*payload5).ptr;
   } else {
     const exports_stent_policy_prompt_builder_plan_t *payload = &(ret).val.ok;*((int8_t*)(ptr + 0)) = 0;
     *((size_t*)(ptr + (2*sizeof(void*)))) = ((*payload).pieces).len;
@@ -509,6 +506,12 @@ uint8_t * __wasm_export_exports_stent_policy_prompt_builder_build(int32_t arg, i
     *((int32_t*)(ptr + (3*sizeof(void*)))) = (int32_t) ((*payload).stable_pieces);
     *((size_t*)(ptr + (5*sizeof(void*)))) = ((*payload).stop).len;
     *((uint8_t **)(ptr + (4*sizeof(void*)))) = (uint8_t *) ((*payload).stop).ptr;
+  }
+  if (borrow != 0) {
+    __wasm_import_stent_policy_request_request_drop(borrow);
+  }
+  if (borrow1 != 0) {
+    __wasm_import_stent_policy_request_transcript_drop(borrow1);
   }
   return ptr;
 }

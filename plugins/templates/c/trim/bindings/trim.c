@@ -162,10 +162,6 @@ void stent_policy_request_request_drop_own(stent_policy_request_own_request_t ha
   __wasm_import_stent_policy_request_request_drop(handle.__handle);
 }
 
-void stent_policy_request_request_drop_borrow(stent_policy_request_borrow_request_t handle) {
-  __wasm_import_stent_policy_request_request_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_request_t stent_policy_request_borrow_request(stent_policy_request_own_request_t arg) {
   return (stent_policy_request_borrow_request_t) { arg.__handle };
 }
@@ -177,10 +173,6 @@ void stent_policy_request_transcript_drop_own(stent_policy_request_own_transcrip
   __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
 }
 
-void stent_policy_request_transcript_drop_borrow(stent_policy_request_borrow_transcript_t handle) {
-  __wasm_import_stent_policy_request_transcript_drop(handle.__handle);
-}
-
 stent_policy_request_borrow_transcript_t stent_policy_request_borrow_transcript(stent_policy_request_own_transcript_t arg) {
   return (stent_policy_request_borrow_transcript_t) { arg.__handle };
 }
@@ -189,10 +181,6 @@ __attribute__((__import_module__("stent:policy/request@0.1.0"), __import_name__(
 extern void __wasm_import_stent_policy_request_answer_drop(int32_t handle);
 
 void stent_policy_request_answer_drop_own(stent_policy_request_own_answer_t handle) {
-  __wasm_import_stent_policy_request_answer_drop(handle.__handle);
-}
-
-void stent_policy_request_answer_drop_borrow(stent_policy_request_borrow_answer_t handle) {
   __wasm_import_stent_policy_request_answer_drop(handle.__handle);
 }
 
@@ -425,6 +413,9 @@ void stent_policy_request_method_answer_head(stent_policy_request_borrow_answer_
 
 __attribute__((__export_name__("stent:policy/session-trimmer@0.1.0#trim")))
 uint8_t * __wasm_export_exports_stent_policy_session_trimmer_trim(int32_t arg, int32_t arg0, int32_t arg1, int32_t arg2, int32_t arg3, int64_t arg4, int32_t arg5) {
+  int32_t borrow = 0;
+  int32_t borrow6 = 0;
+  borrow = arg;
   trim_option_u64_t option;
   switch (arg3) {
     case 0: {
@@ -437,7 +428,8 @@ uint8_t * __wasm_export_exports_stent_policy_session_trimmer_trim(int32_t arg, i
       break;
     }
   }
-  exports_stent_policy_session_trimmer_budget_t arg6 = (exports_stent_policy_session_trimmer_budget_t) {
+  borrow6 = arg5;
+  exports_stent_policy_session_trimmer_budget_t arg7 = (exports_stent_policy_session_trimmer_budget_t) {
     (uint32_t) (uint32_t) (arg0),
     (uint32_t) (uint32_t) (arg1),
     (uint32_t) (uint32_t) (arg2),
@@ -446,7 +438,7 @@ uint8_t * __wasm_export_exports_stent_policy_session_trimmer_trim(int32_t arg, i
   exports_stent_policy_session_trimmer_result_decision_string_t ret;
   exports_stent_policy_session_trimmer_decision_t ok;
   trim_string_t err;
-  ret.is_err = !exports_stent_policy_session_trimmer_trim((exports_stent_policy_session_trimmer_borrow_request_t) { arg }, &arg6, (exports_stent_policy_session_trimmer_borrow_transcript_t) { arg5 }, &ok, &err);
+  ret.is_err = !exports_stent_policy_session_trimmer_trim((exports_stent_policy_session_trimmer_borrow_request_t) { arg }, &arg7, (exports_stent_policy_session_trimmer_borrow_transcript_t) { arg5 }, &ok, &err);
   if (ret.is_err) {
     ret.val.err = err;
   }
@@ -455,9 +447,9 @@ uint8_t * __wasm_export_exports_stent_policy_session_trimmer_trim(int32_t arg, i
   }
   uint8_t *ptr = (uint8_t *) &RET_AREA;
   if ((ret).is_err) {
-    const trim_string_t *payload10 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
-    *((size_t*)(ptr + (8+1*sizeof(void*)))) = (*payload10).len;
-    *((uint8_t **)(ptr + 8)) = (uint8_t *) (*payload10).ptr;
+    const trim_string_t *payload11 = &(ret).val.err;*((int8_t*)(ptr + 0)) = 1;
+    *((size_t*)(ptr + (8+1*sizeof(void*)))) = (*payload11).len;
+    *((uint8_t **)(ptr + 8)) = (uint8_t *) (*payload11).ptr;
   } else {
     const exports_stent_policy_session_trimmer_decision_t *payload = &(ret).val.ok;*((int8_t*)(ptr + 0)) = 0;
     switch ((int32_t) (*payload).tag) {
@@ -466,19 +458,25 @@ uint8_t * __wasm_export_exports_stent_policy_session_trimmer_trim(int32_t arg, i
         break;
       }
       case 1: {
-        const uint64_t *payload8 = &(*payload).val.keep_from;
+        const uint64_t *payload9 = &(*payload).val.keep_from;
         *((int8_t*)(ptr + 8)) = 1;
-        *((int64_t*)(ptr + 16)) = (int64_t) (*payload8);
+        *((int64_t*)(ptr + 16)) = (int64_t) (*payload9);
         break;
       }
       case 2: {
-        const trim_list_u64_t *payload9 = &(*payload).val.keep;
+        const trim_list_u64_t *payload10 = &(*payload).val.keep;
         *((int8_t*)(ptr + 8)) = 2;
-        *((size_t*)(ptr + (16+1*sizeof(void*)))) = (*payload9).len;
-        *((uint8_t **)(ptr + 16)) = (uint8_t *) (*payload9).ptr;
+        *((size_t*)(ptr + (16+1*sizeof(void*)))) = (*payload10).len;
+        *((uint8_t **)(ptr + 16)) = (uint8_t *) (*payload10).ptr;
         break;
       }
     }
+  }
+  if (borrow != 0) {
+    __wasm_import_stent_policy_request_request_drop(borrow);
+  }
+  if (borrow6 != 0) {
+    __wasm_import_stent_policy_request_transcript_drop(borrow6);
   }
   return ptr;
 }

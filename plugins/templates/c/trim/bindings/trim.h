@@ -224,19 +224,13 @@ bool exports_stent_policy_policy_self_test(trim_string_t *err);
 
 extern void stent_policy_request_request_drop_own(stent_policy_request_own_request_t handle);
 
-extern void stent_policy_request_request_drop_borrow(stent_policy_request_borrow_request_t handle);
-
 extern stent_policy_request_borrow_request_t stent_policy_request_borrow_request(stent_policy_request_own_request_t handle);
 
 extern void stent_policy_request_transcript_drop_own(stent_policy_request_own_transcript_t handle);
 
-extern void stent_policy_request_transcript_drop_borrow(stent_policy_request_borrow_transcript_t handle);
-
 extern stent_policy_request_borrow_transcript_t stent_policy_request_borrow_transcript(stent_policy_request_own_transcript_t handle);
 
 extern void stent_policy_request_answer_drop_own(stent_policy_request_own_answer_t handle);
-
-extern void stent_policy_request_answer_drop_borrow(stent_policy_request_borrow_answer_t handle);
 
 extern stent_policy_request_borrow_answer_t stent_policy_request_borrow_answer(stent_policy_request_own_answer_t handle);
 
