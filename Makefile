@@ -10,7 +10,7 @@ all: run
 
 include deploy/bench/bench.mk
 
-.PHONY: all run build test test-all plugins setup fmt lint deny receiver clean
+.PHONY: all run build test test-all plugins setup fmt lint deny receiver templates clean
 
 run: build
 	target/release/stent serve $(ARGS)
@@ -35,7 +35,11 @@ test: fmt lint build $(BENCH_VOCAB)
 	$(CARGO) test --release --locked
 
 # Also what takes longer or needs more from the registries.
-test-all: test deny receiver
+test-all: test deny receiver templates
+
+# The projects of `stent policy new` in every language.
+templates: build
+	@tests/templates.sh
 
 lint: plugins
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy

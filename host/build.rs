@@ -14,9 +14,11 @@ const UNUSED: [&str; 6] = [
 ];
 
 include!("build/plugins.rs");
+include!("build/templates.rs");
 
 fn main() -> io::Result<()> {
     embed_plugins();
+    embed_templates()?;
     println!("cargo:rustc-env=STENT_VERSION={}", version());
     println!("cargo:rerun-if-changed=build.rs");
     // Set by llama-cpp-sys-2: the folder with one file of CPU kernels for every processor family.

@@ -45,14 +45,6 @@ pub fn llama_version() -> String {
     llama::version()
 }
 
-/// The tokenizer of a model file; its weights are not read.
-///
-/// # Errors
-/// [`StartError`] where the file is no model or no CPU code works here.
-pub fn vocabulary(model: &Path, data: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
-    llama::vocabulary(model, data)
-}
-
 /// The seam between the gateway and whatever produces tokens: llama.cpp in this process, a
 /// script for tests, later a remote server.
 pub trait Engine: Send + Sync {
@@ -110,6 +102,19 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
             ram >> 20,
         ))),
         _ => Ok(()),
+    }
+}
+
+/// The tokenizer of what the settings name, without weights, context or thread: for tools that
+/// generate nothing.
+///
+/// # Errors
+/// As [`start`]; weights that are missing or damaged go unnoticed.
+pub fn tokenizer(settings: &Settings) -> Result<Arc<dyn Tokenizer>, StartError> {
+    match settings.kind {
+        Kind::Llama => llama::tokenizer(&settings.model),
+        Kind::Scripted => Ok(scripted::tokenizer(settings)),
+        Kind::Openai => Err(StartError::Settings(settings::OPENAI_REFUSED.into())),
     }
 }
 

@@ -25,3 +25,4 @@ pub mod trace;
 pub mod types;
 
 pub mod bench;
+pub mod policy_cli;

@@ -1,4 +1,4 @@
-//! The command line: `stent serve`, `stent models`, `stent bench`.
+//! The command line: `stent serve`, `stent models`, `stent policy`, `stent bench`.
 
 mod serve;
 
@@ -22,6 +22,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// List, download and check models
     Models(stent::models::ModelsArgs),
+    /// Look after policies, and write, check and measure them
+    Policy(Box<stent::policy_cli::PolicyArgs>),
     /// Measure a chat server, or two side by side
     Bench(Box<stent::bench::Args>),
 }
@@ -122,6 +124,7 @@ fn told(error: &anyhow::Error) -> String {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Models(args) => Ok(stent::models::run(&args, &mut std::io::stdout())?),
+        Command::Policy(args) => Ok(stent::policy_cli::run(&args, &mut std::io::stdout())?),
         Command::Bench(args) => Ok(stent::bench::run(*args)?),
         Command::Serve(args) => {
             let (config, warnings) = args.load()?;

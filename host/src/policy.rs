@@ -25,11 +25,15 @@
 //!
 //! Only the modules under `policy/` know wasmtime.
 
+pub use bindings::v0_1::VERSION;
+pub use cases::{CaseOutcome, CaseReport};
 pub use compile::compile_child_main;
 pub use fault::{Denied, RunError};
 pub use history::{Change, Entry};
+pub use measure::{Figures, Speed};
 pub use neutral::neutralise;
 pub use policies::{Policies, PolicyError, Surroundings};
+pub use replay::{Compared, Difference, Replay};
 pub use settings::{Breaker, Fail, HookSettings, Limits, Settings};
 pub use stage::{Rejection, Stage};
 pub use stages::{Filter, Snapshot};
@@ -37,6 +41,7 @@ pub use types::{
     AnswerOutcome, Basis, CacheKey, CallFacts, Facts, Hook, Layout, Listed, Lookup, Observer,
     PolicyList, Prompt, ReloadFacts, Scope, State, Step, Trimmed, Verdict,
 };
+pub use workbench::{Draft, Served, Workbench};
 
 mod settings;
 mod types;
@@ -49,6 +54,7 @@ mod call;
 mod fault;
 mod native;
 mod neutral;
+mod recording;
 
 mod generation;
 mod guest;
@@ -61,6 +67,7 @@ mod bundled;
 
 mod breaker;
 mod cases;
+mod checks;
 mod compile;
 mod folder;
 mod history;
@@ -70,3 +77,7 @@ mod reload;
 mod shadow;
 mod signature;
 mod stage;
+
+mod measure;
+mod replay;
+mod workbench;

@@ -87,7 +87,7 @@ pub enum Role {
 
 /// One message of a conversation. Its token ids are counted once and never made again from
 /// text: a generated answer keeps the very ids that the model produced.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Message {
     /// Stable within the session, rising.
     pub id: u64,

@@ -151,7 +151,7 @@ async fn golden_cases_keep_a_policy_out() {
     let (stage, reason) = rejected(&policies, "t.wasm").unwrap();
     assert_eq!(stage, "cases");
     assert!(
-        reason.contains("it answered Kept([0, 1]), expected Kept([1])"),
+        reason.contains("it answered {\"kept\":[0,1]}, expected {\"kept\":[1]}"),
         "{reason}"
     );
     std::fs::write(bench.path("u.cases.json"), case("[0, 1]")).unwrap();

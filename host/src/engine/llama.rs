@@ -96,14 +96,6 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     Ok(Arc::new(handle))
 }
 
-/// A model file's tokenizer alone: no weights are read, no context is made.
-pub fn vocabulary(model: &Path, data: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
-    let backend = backend(data)?;
-    let params = LlamaModelParams::default().with_vocab_only(true);
-    let model = Arc::new(load(backend, model, &params)?);
-    Ok(Arc::new(Vocabulary { model }))
-}
-
 /// The version that llama.cpp gives of itself, such as "0.6.0".
 pub fn version() -> String {
     // SAFETY: the function takes nothing and returns a constant, NUL-terminated string.
@@ -111,17 +103,40 @@ pub fn version() -> String {
     version.to_string_lossy().into_owned()
 }
 
+/// The tokenizer alone: no weights are read and no CPU code is chosen.
+pub fn tokenizer(file: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
+    gguf::read(file)?;
+    let backend = {
+        let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        log::forward();
+        initialised()?
+    };
+    let params = LlamaModelParams::default().with_vocab_only(true);
+    let model = Arc::new(load(backend, file, &params)?);
+    Ok(Arc::new(Vocabulary { model }))
+}
+
+static STARTING: Mutex<()> = Mutex::new(());
+
 /// The process's one backend, with the best CPU code that works here.
 fn backend(data: &Path) -> Result<&'static LlamaBackend, StartError> {
-    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
-    static STARTING: Mutex<()> = Mutex::new(());
+    static CHOSEN: OnceLock<()> = OnceLock::new();
     let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if CHOSEN.get().is_none() {
+        log::forward();
+        let variant = cpu::load_best(data)?;
+        tracing::info!(variant, "CPU code chosen");
+        CHOSEN.get_or_init(|| ());
+    }
+    initialised()
+}
+
+/// Call it under [`STARTING`]: llama.cpp can be initialised once.
+fn initialised() -> Result<&'static LlamaBackend, StartError> {
+    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
     if let Some(backend) = BACKEND.get() {
         return Ok(backend);
     }
-    log::forward();
-    let variant = cpu::load_best(data)?;
-    tracing::info!(variant, "CPU code chosen");
     let failed = |error: LlamaCppError| StartError::Load {
         path: "its backend".into(),
         reason: error.to_string(),

@@ -20,14 +20,21 @@ const BYTES: Token = 1 << 26;
 /// Bytes in one token: about as many as a model's.
 const TOKEN_BYTES: usize = 3;
 
+/// The tokenizer alone.
+pub fn tokenizer(settings: &Settings) -> Arc<dyn Tokenizer> {
+    Arc::new(Words {
+        words: words(settings),
+    })
+}
+
+fn words(settings: &Settings) -> Arc<[String]> {
+    let words = settings.script.text.split_inclusive(' ');
+    words.map(str::to_owned).collect()
+}
+
 /// Starts it. The settings are valid.
 pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
-    let words: Arc<[String]> = settings
-        .script
-        .text
-        .split_inclusive(' ')
-        .map(str::to_owned)
-        .collect();
+    let words = words(settings);
     let parts = Parts {
         model: ModelInfo {
             name: "scripted".into(),

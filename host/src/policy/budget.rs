@@ -1,11 +1,13 @@
 //! Token arithmetic of trimming, and what a trimmer's decision must satisfy.
 
+use serde::{Deserialize, Serialize};
+
 use super::fault::{Denied, RunError};
 use super::types::{Facts, Layout, Trimmed};
 use crate::types::Message;
 
 /// What a decision may cost, in tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Budget {
     pub max_tokens: u32,
     pub low_water: u32,

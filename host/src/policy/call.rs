@@ -96,7 +96,8 @@ impl Call {
             Err(fault) => fault.kind(),
         };
         self.span.record("stent.policy.outcome", outcome);
-        let peak = i64::try_from(self.instance.store.data().limiter.peak).unwrap_or(i64::MAX);
+        let memory_peak = self.instance.memory_peak();
+        let peak = i64::try_from(memory_peak).unwrap_or(i64::MAX);
         self.span.record("stent.policy.memory_peak", peak);
         let elapsed = self.start.elapsed();
         let (hook, policy) = (self.revision.hook, self.revision.name.as_str());
@@ -105,6 +106,7 @@ impl Call {
             policy,
             outcome,
             elapsed,
+            memory_peak,
         });
     }
 }

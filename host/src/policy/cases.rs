@@ -10,25 +10,60 @@
 //! `expect` is `{"kept": [index]}` (trim), `{"prompt": text}` (prompt), `{"allow": true}`,
 //! `{"rewrite" | "reply" | "refuse": text}` (guard), or `{"lookup": "bypass" | "exact-prompt"}` and
 //! `{"parts": [text]}` (cache). The host's own checks apply to each answer.
+//!
+//! A filter's case has `chunks`, and `finish` where it is not `"stop"`:
+//!
+//! ```json
+//! [{ "name": "an address over two chunks", "hook": "filter", "chunks": ["Write to ann@exa", "mple.org."],
+//!    "expect": { "emitted": "Write to [e-mail address removed]." } }]
+//! ```
+//!
+//! It expects `{"emitted": text}` of the whole answer, or `{"stopped": {"emitted": text,
+//! "reason": word}}` where the filter ends it.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use futures::executor::block_on;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::budget::Budget;
 use super::fault::RunError;
 use super::generation::Revision;
+use super::recording::Filtered;
 use super::stage::{Rejection, Stage};
-use super::stages::{Asked, Shared, case_prompt};
-use super::types::{Basis, Facts, Hook, Lookup, Verdict};
-use crate::types::{Message, Role, Special};
+use super::stages::{ActiveFilter, Asked, Shared, case_prompt};
+use super::types::{Basis, Facts, Hook, Lookup, Step, Verdict};
+use crate::types::{Finish, Message, Role, Special};
 
 /// The content of one file.
 pub(super) struct Cases {
     file: String,
     cases: Vec<Case>,
+}
+
+/// How one case came out.
+#[derive(Clone, Debug, Serialize)]
+pub struct CaseReport {
+    pub name: String,
+    pub hook: Hook,
+    pub outcome: CaseOutcome,
+}
+
+/// Expectations and answers are in the words of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaseOutcome {
+    Same,
+    Different {
+        expected: Value,
+        got: Value,
+    },
+    /// The policy failed, in one sentence.
+    Failed(String),
+    /// The component does not serve the case's hook.
+    NotServed,
 }
 
 #[derive(Deserialize)]
@@ -42,7 +77,13 @@ struct Case {
     reserved_output: u32,
     #[serde(default)]
     previous_first: Option<u64>,
+    #[serde(default)]
     messages: Vec<CaseMessage>,
+    /// What a filter is fed with.
+    #[serde(default)]
+    chunks: Vec<String>,
+    #[serde(default = "stop")]
+    finish: Finish,
     expect: Expect,
 }
 
@@ -56,7 +97,7 @@ struct CaseMessage {
     pinned: bool,
 }
 
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Expect {
     Kept(Vec<usize>),
@@ -67,6 +108,8 @@ enum Expect {
     Refuse(String),
     Lookup(String),
     Parts(Vec<String>),
+    Emitted(String),
+    Stopped { emitted: String, reason: String },
 }
 
 fn context() -> u32 {
@@ -77,17 +120,40 @@ fn reserved_output() -> u32 {
     1024
 }
 
+fn stop() -> Finish {
+    Finish::Stop
+}
+
 impl Cases {
     pub(super) fn read(path: &Path) -> Result<Self, Rejection> {
         let file = path.display().to_string();
         let unreadable = |e: &dyn std::fmt::Display| Stage::Cases.reject(format!("{file}: {e}"));
         let json = std::fs::read(path).map_err(|e| unreadable(&e))?;
-        let cases = serde_json::from_slice(&json).map_err(|e| unreadable(&e))?;
-        Ok(Self { file, cases })
+        let cases: Vec<Case> = serde_json::from_slice(&json).map_err(|e| unreadable(&e))?;
+        match cases.iter().find_map(|case| Some((case, case.mistake()?))) {
+            None => Ok(Self { file, cases }),
+            Some((case, mistake)) => Err(unreadable(&format!("case {:?}: {mistake}", case.name))),
+        }
+    }
+
+    pub(super) fn of(&self, hook: Hook) -> usize {
+        self.cases.iter().filter(|case| case.hook == hook).count()
     }
 }
 
-/// Asks every case of the revision's hook.
+impl Case {
+    fn mistake(&self) -> Option<&'static str> {
+        let filter = self.hook == Hook::Filter;
+        match (filter, self.chunks.is_empty(), self.messages.is_empty()) {
+            (true, true, _) => Some("it has no chunks, expected the answer's text in pieces"),
+            (false, false, _) => Some("it has chunks, expected messages: only filters get chunks"),
+            (false, _, true) => Some("it has no messages, expected the new one at least"),
+            _ => None,
+        }
+    }
+}
+
+/// Asks every case of the revision's hook; the first that is not as expected rejects it.
 pub(super) fn run(
     cases: &Cases,
     revision: &Arc<Revision>,
@@ -97,15 +163,77 @@ pub(super) fn run(
         let failed = |reason: String| {
             Stage::Cases.reject(format!("case {:?} of {}: {reason}", case.name, cases.file))
         };
-        let got = block_on(ask(case, revision, shared)).map_err(|e| failed(e.to_string()))?;
-        if got != case.expect {
-            return Err(failed(format!(
-                "it answered {got:?}, expected {:?}",
-                case.expect
-            )));
+        match one(case, revision, shared) {
+            CaseOutcome::Same | CaseOutcome::NotServed => {}
+            CaseOutcome::Failed(fault) => return Err(failed(fault)),
+            CaseOutcome::Different { expected, got } => {
+                return Err(failed(format!("it answered {got}, expected {expected}")));
+            }
         }
     }
     Ok(())
+}
+
+/// Asks every case, whatever comes out; in the order of the file.
+pub(super) fn all(
+    cases: &Cases,
+    revisions: &[Arc<Revision>],
+    shared: &Arc<Shared>,
+) -> Vec<CaseReport> {
+    let report = |case: &Case| {
+        let asked = revisions.iter().find(|revision| revision.hook == case.hook);
+        CaseReport {
+            name: case.name.clone(),
+            hook: case.hook,
+            outcome: asked.map_or(CaseOutcome::NotServed, |it| one(case, it, shared)),
+        }
+    };
+    cases.cases.iter().map(report).collect()
+}
+
+fn one(case: &Case, revision: &Arc<Revision>, shared: &Arc<Shared>) -> CaseOutcome {
+    match block_on(ask(case, revision, shared)) {
+        Ok(got) if got == case.expect => CaseOutcome::Same,
+        Ok(got) => {
+            // Texts, numbers and lists always have a JSON form.
+            let json = |it: &Expect| serde_json::to_value(it).unwrap_or_default();
+            let (expected, got) = (json(&case.expect), json(&got));
+            CaseOutcome::Different { expected, got }
+        }
+        Err(fault) => CaseOutcome::Failed(fault.to_string()),
+    }
+}
+
+/// Feeds a filter with a whole answer.
+pub(super) async fn filtered(
+    asked: &Asked,
+    chunks: &[String],
+    finish: Option<Finish>,
+) -> Option<Result<Filtered, RunError>> {
+    let mut filter = match ActiveFilter::open(asked).await? {
+        Ok(filter) => filter,
+        Err(fault) => return Some(Err(fault)),
+    };
+    Some(
+        async {
+            let mut all = Filtered::default();
+            for chunk in chunks {
+                match filter.push(chunk).await? {
+                    Step::Emit(text) => all.emitted.push_str(&text),
+                    Step::Stop { emit, reason } => {
+                        all.emitted.push_str(&emit);
+                        all.stopped = Some(reason);
+                        return Ok(all);
+                    }
+                }
+            }
+            if let Some(finish) = finish {
+                all.emitted.push_str(&filter.finish(finish).await?);
+            }
+            Ok(all)
+        }
+        .await,
+    )
 }
 
 async fn ask(
@@ -170,6 +298,13 @@ async fn ask(
                 Basis::Parts(parts) => Expect::Parts(parts),
             },
         },
-        Hook::Filter => return Err(RunError::BadResult("filters have no cases yet".into())),
+        Hook::Filter => {
+            let whole = filtered(&asked, &case.chunks, Some(case.finish)).await;
+            let Filtered { emitted, stopped } = whole.ok_or_else(missing)??;
+            match stopped {
+                None => Expect::Emitted(emitted),
+                Some(reason) => Expect::Stopped { emitted, reason },
+            }
+        }
     })
 }

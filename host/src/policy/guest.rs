@@ -143,6 +143,11 @@ impl Instance {
         self.store.set_epoch_deadline(1);
     }
 
+    /// The most memory that it had so far, in bytes.
+    pub(super) fn memory_peak(&self) -> usize {
+        self.store.data().limiter.peak
+    }
+
     pub(super) async fn describe(&mut self, limit: Duration) -> Result<Descriptor, RunError> {
         self.allow(limit);
         self.policy

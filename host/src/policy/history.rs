@@ -198,6 +198,14 @@ impl History {
     }
 }
 
+/// Why this digest is kept out of `dir`, without opening it for writing; `None` where it is not.
+pub(super) fn held(dir: &Path, sha256: &str) -> Option<Held> {
+    let json = fs::read(dir.join("history.json")).ok()?;
+    let state: State = serde_json::from_slice(&json).ok()?;
+    let mut held = state.held.into_values().flatten();
+    held.find(|held| held.sha256 == sha256)
+}
+
 /// The last changes, newest last. A line that was cut by a crash is left out.
 pub(super) fn audit(dir: &Path, limit: usize) -> io::Result<Vec<Change>> {
     let log = match File::open(dir.join("audit.jsonl")) {

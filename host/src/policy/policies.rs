@@ -15,6 +15,7 @@ use super::generation::{Gauge, Generation, Origin};
 use super::history::{self, Change, Entry, History};
 use super::native;
 use super::pool::{Crew, Janitor};
+use super::recording;
 use super::reload::{Asked, Hint, Reconciler};
 use super::runtime::Runtime;
 use super::settings::Settings;
@@ -68,6 +69,8 @@ pub struct Policies {
     hints: Mutex<mpsc::Sender<Hint>>,
     reconciler: Option<JoinHandle<()>>,
     janitor: Option<Janitor>,
+    /// Writes its last lines and ends with the policies.
+    _recording: Option<recording::Writer>,
 }
 
 /// What the reconciler and the readers share.
@@ -105,6 +108,17 @@ impl Policies {
         let compiler = Compiler::new(dir.join("compiled"), around.compiler, &runtime.engine)
             .map_err(files(&dir))?;
         let (crew, janitor) = Crew::hire(settings.limits.instances).map_err(files(&dir))?;
+        let recording = match settings.record.as_os_str().is_empty() {
+            true => None,
+            false => {
+                let (file, most) = (&settings.record, settings.record_max_bytes);
+                let writer = recording::Writer::start(file, most).map_err(|e| {
+                    let file = file.display();
+                    PolicyError::Settings(format!("policies.record: {file}: {e}"))
+                })?;
+                Some(writer)
+            }
+        };
         let (hints, inbox) = mpsc::channel();
         let shared = Arc::new(Shared {
             native_layout: native::layout(&*around.tokenizer),
@@ -112,6 +126,7 @@ impl Policies {
             observer: around.observer,
             settings: Arc::new(settings),
             hints: Mutex::new(hints.clone()),
+            recorder: recording.as_ref().map(recording::Writer::recorder),
         });
         let gauge = Gauge::default();
         let natives = Hook::ALL.map(|hook| {
@@ -142,6 +157,7 @@ impl Policies {
             hints,
             reconciler,
             janitor,
+            _recording: recording,
         }))
     }
 

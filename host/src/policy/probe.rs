@@ -19,6 +19,10 @@ pub(super) struct Candidate {
     pub hook: Hook,
     pub name: String,
     pub version: String,
+    /// Its own sentence for operators.
+    pub summary: String,
+    /// The most memory that an instance took to get ready, in bytes.
+    pub memory_peak: usize,
     pub template: Template,
 }
 
@@ -46,7 +50,7 @@ impl Bench<'_> {
         let permit = self.crew.permit_patiently();
         let permit = permit.map_err(|e| Stage::Instantiate.reject(e.to_string()))?;
         let limit = self.limits.probe;
-        let described = block_on(async {
+        let (described, memory_peak) = block_on(async {
             let mut instance = template.bare(permit).await.map_err(unfit)?;
             let at = |stage: Stage| move |fault: super::RunError| stage.reject(fault.to_string());
             let described = instance
@@ -68,13 +72,15 @@ impl Bench<'_> {
                 .self_test(limit)
                 .await
                 .map_err(at(Stage::SelfTest))?;
-            Ok(described)
+            Ok((described, instance.memory_peak()))
         })?;
         let template = template.named(&described.name);
         Ok(Candidate {
             hook,
             name: described.name,
             version: described.version,
+            summary: described.summary,
+            memory_peak,
             template,
         })
     }

@@ -33,6 +33,12 @@ pub struct Settings {
     pub grace: Duration,
     /// Share of the prompt budget, in percent, that trimming cuts down to.
     pub low_water: u8,
+    /// A file to which everything that hooks are asked and answer is appended, for
+    /// `stent policy replay`. It holds what people write; empty: nothing is recorded.
+    pub record: PathBuf,
+    /// Recording ends when the file has this many bytes.
+    #[serde(with = "units::bytes")]
+    pub record_max_bytes: u64,
     pub limits: Limits,
     pub breaker: Breaker,
     pub guard: HookSettings,
@@ -156,6 +162,12 @@ impl Settings {
                 self.low_water
             ));
         }
+        if !self.record.as_os_str().is_empty() && self.record_max_bytes == 0 {
+            return Err(
+                "policies.record_max_bytes: 0, expected at least 1, or policies.record = \"\""
+                    .into(),
+            );
+        }
         let limits = &self.limits;
         let warm = limits.warm * Hook::ALL.len() * 2;
         if (limits.instances as usize) < warm {
@@ -192,6 +204,8 @@ impl Default for Settings {
             settle: Duration::from_millis(50),
             grace: Duration::from_secs(2),
             low_water: 75,
+            record: PathBuf::new(),
+            record_max_bytes: 64 << 20,
             limits: Limits::default(),
             breaker: Breaker::default(),
             guard: HookSettings::default(),

@@ -16,6 +16,7 @@ use super::fault::{Denied, RunError};
 use super::generation::{Generation, Revision};
 use super::guest::Instance;
 use super::native;
+use super::recording::{self, Filtered, Heard, Line, Recorder, Tape};
 use super::reload::Hint;
 use super::settings::Settings;
 use super::types::{
@@ -24,6 +25,7 @@ use super::types::{
 use crate::types::{Message, Tokenizer};
 
 pub(super) use ask::Asked;
+pub(super) use filter::Active as ActiveFilter;
 pub use filter::Filter;
 pub(super) use prompting::case_prompt;
 
@@ -56,6 +58,8 @@ pub(super) struct Shared {
     pub settings: Arc<Settings>,
     pub hints: Mutex<mpsc::Sender<Hint>>,
     pub native_layout: Layout,
+    /// Where the operator wants calls recorded.
+    pub recorder: Option<Recorder>,
 }
 
 impl Shared {
@@ -121,7 +125,12 @@ impl Snapshot {
     /// Whether the newest message may go on, and as what.
     pub async fn guard(&self, messages: &[Message]) -> Result<Verdict, Denied> {
         let asked = self.asked(Hook::Guard).guard(messages).await;
-        self.settle(Hook::Guard, asked, || Verdict::Allow)
+        let verdict = self.settle(Hook::Guard, asked, || Verdict::Allow);
+        self.record(Hook::Guard, || Heard::Guard {
+            messages: messages.to_vec(),
+            answer: verdict.as_ref().ok().cloned(),
+        });
+        verdict
     }
 
     /// Whether the answer may come from the cache.
@@ -133,7 +142,12 @@ impl Snapshot {
             let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
             shadow.compare(live.clone(), async move { ask.decide(&messages).await });
         }
-        self.settle(Hook::Cache, asked, || Lookup::Bypass)
+        let lookup = self.settle(Hook::Cache, asked, || Lookup::Bypass);
+        self.record(Hook::Cache, || Heard::CacheDecide {
+            messages: messages.to_vec(),
+            answer: lookup.as_ref().ok().cloned(),
+        });
+        lookup
     }
 
     /// Which messages stay. Fails where even those that must stay exceed the context.
@@ -157,18 +171,39 @@ impl Snapshot {
                 ask.trim(&messages, budget, previous_first).await
             });
         }
-        self.settle(Hook::Trim, asked, || native::trim(messages, &budget))
+        let trimmed = self.settle(Hook::Trim, asked, || native::trim(messages, &budget));
+        self.record(Hook::Trim, || Heard::Trim {
+            messages: messages.to_vec(),
+            budget,
+            previous_first,
+            answer: trimmed.as_ref().ok().cloned(),
+        });
+        trimmed
     }
 
     /// The final prompt, from the messages that trimming kept.
     pub async fn build(&self, kept: &[Message]) -> Result<Prompt, Denied> {
         let declared = self.declared().await?;
-        prompting::build(self, kept, declared).await
+        let prompt = prompting::build(self, kept, declared).await;
+        self.record(Hook::Prompt, || Heard::Build {
+            messages: kept.to_vec(),
+            layout: declared.layout.clone(),
+            answer: prompt.as_ref().ok().cloned(),
+        });
+        prompt
     }
 
     /// The filter that this answer goes through.
     pub async fn open_filter(&self) -> Result<Filter, Denied> {
-        Filter::open(&self.0).await
+        let tape = self.recorder().map(|recorder| {
+            let call = Heard::Filter {
+                chunks: Vec::new(),
+                finish: None,
+                answer: Some(Filtered::default()),
+            };
+            Tape::new(recorder.clone(), self.line(Hook::Filter, call))
+        });
+        Filter::open(&self.0, tape).await
     }
 
     /// Time to live, or `None` where the answer is not to be kept; a fault keeps nothing.
@@ -183,7 +218,32 @@ impl Snapshot {
             .asked(Hook::Cache)
             .admit(messages, answer, outcome)
             .await;
-        self.settle(Hook::Cache, asked, || None).ok().flatten()
+        let ttl = self.settle(Hook::Cache, asked, || None).ok().flatten();
+        self.record(Hook::Cache, || Heard::CacheAdmit {
+            messages: messages.to_vec(),
+            text: answer.to_owned(),
+            outcome,
+            answer: ttl,
+        });
+        ttl
+    }
+
+    fn recorder(&self) -> Option<&Recorder> {
+        let recorder = self.0.shared.recorder.as_ref();
+        recorder.filter(|recorder| !recorder.is_over())
+    }
+
+    /// Costs nothing where nothing is recorded.
+    fn record(&self, hook: Hook, call: impl FnOnce() -> Heard) {
+        if let Some(recorder) = self.recorder() {
+            recorder.send(self.line(hook, call()));
+        }
+    }
+
+    fn line(&self, hook: Hook, call: Heard) -> Line {
+        let revision = self.0.generation.of(hook);
+        let by = (revision.name.as_str(), revision.sha256.as_str());
+        recording::line(self.generation(), by, self.0.facts.clone(), call)
     }
 
     fn asked(&self, hook: Hook) -> Asked {

@@ -21,7 +21,7 @@ pub enum Hook {
 }
 
 /// What is known about one request; the same for all of its policy calls.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Facts {
     /// The model's name, as clients see it.
     pub model: Arc<str>,
@@ -38,7 +38,7 @@ pub struct Facts {
 }
 
 /// What a prompt holds beside the messages, as the prompt builder says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Tokens that every prompt has, at most.
     pub fixed: u32,
@@ -49,7 +49,8 @@ pub struct Layout {
 }
 
 /// The guard's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     Allow,
     /// This text takes the message's place, in the history too.
@@ -61,7 +62,7 @@ pub enum Verdict {
 }
 
 /// Which messages stay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trimmed {
     /// Indices into the messages that were given, rising.
     pub kept: Vec<usize>,
@@ -72,7 +73,7 @@ pub struct Trimmed {
 }
 
 /// A prompt ready for the engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
     pub tokens: Vec<Token>,
     /// How many leading tokens the session's next prompt will probably start with.
@@ -95,7 +96,8 @@ pub enum Scope {
 }
 
 /// Whether an answer may come from the cache, and under which key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Lookup {
     /// Neither look up nor store.
     Bypass,
@@ -104,7 +106,7 @@ pub enum Lookup {
 
 /// The policy's part of a key. The gateway adds tenant, scope id, model, sampling and
 /// [`Snapshot::identity`](super::Snapshot::identity).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheKey {
     pub basis: Basis,
     /// Never wider than the operator's grant.
@@ -113,7 +115,8 @@ pub struct CacheKey {
     pub max_age: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Basis {
     /// The final prompt's tokens: look up after `build`.
     ExactPrompt,
@@ -122,7 +125,7 @@ pub enum Basis {
 }
 
 /// How an answer came out, for `cache_admit`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct AnswerOutcome {
     pub finish: Finish,
     pub prompt_tokens: u32,
@@ -202,6 +205,8 @@ pub struct CallFacts<'a> {
     /// `exhausted`.
     pub outcome: &'static str,
     pub elapsed: Duration,
+    /// The most memory that the instance had so far, in bytes.
+    pub memory_peak: usize,
 }
 
 /// One reload, ended.

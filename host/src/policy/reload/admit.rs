@@ -9,8 +9,9 @@ use tracing::{field::Empty, info_span};
 
 use super::{FileState, GROWING, Reconciler};
 use crate::policy::cases::{self, Cases};
+use crate::policy::checks;
 use crate::policy::compile::Compiled;
-use crate::policy::folder::{self, Stamp, beside};
+use crate::policy::folder::{self, Stamp};
 use crate::policy::generation::{Origin, Revision, digest};
 use crate::policy::pool::Pool;
 use crate::policy::probe::{Bench, Candidate};
@@ -88,14 +89,12 @@ impl Reconciler {
         }
         stage(Stage::Verify).in_scope(|| self.verify(path, &bytes, sha256))?;
         let compiled = stage(Stage::Compile).in_scope(|| self.compile(&bytes, sha256))?;
-        self.pinned(sha256, &compiled.hooks)?;
+        checks::pinned(&self.settings, sha256, &compiled.hooks)?;
         let revisions = stage(Stage::Instantiate)
             .in_scope(|| self.revisions(&compiled, Origin::File(path.to_owned()), sha256))?;
-        let cases = beside(&path.with_extension(""), ".cases.json");
         for revision in &revisions {
-            let configured = self.settings.hook(revision.hook).cases.clone();
-            for file in configured.iter().chain(cases.exists().then_some(&cases)) {
-                Cases::read(file)
+            for file in checks::cases(&self.settings, revision.hook, path) {
+                Cases::read(&file)
                     .and_then(|cases| cases::run(&cases, revision, &self.core.shared))
                     .map_err(|r| r.about(Some(revision.hook)))?;
             }
@@ -112,13 +111,7 @@ impl Reconciler {
     }
 
     fn read(&self, path: &Path, stamp: Stamp) -> Result<Vec<u8>, Rejection> {
-        let limit = self.settings.limits.file_bytes;
-        if stamp.len > limit {
-            return Err(Stage::Verify.reject(format!(
-                "has {} bytes, policies.limits.file_bytes allows {limit}",
-                stamp.len
-            )));
-        }
+        checks::size(&self.settings, stamp.len)?;
         fs::read(path).map_err(|e| Stage::Verify.reject(format!("cannot be read: {e}")))
     }
 
@@ -138,11 +131,7 @@ impl Reconciler {
     fn verify(&self, path: &Path, bytes: &[u8], sha256: &str) -> Result<(), Rejection> {
         let held = |hook| Some((hook, self.history.held(hook, sha256)?));
         if let Some((hook, held)) = Hook::ALL.into_iter().find_map(held) {
-            let rejection = Stage::Verify.reject(format!(
-                "was rolled back ({}); put another file in its place or promote it",
-                held.reason
-            ));
-            return Err(rejection.about(Some(hook)));
+            return Err(checks::rolled_back(held).about(Some(hook)));
         }
         signature::verify(path, bytes, &self.settings.trusted_keys)
     }
@@ -157,19 +146,7 @@ impl Reconciler {
             .compile(&core.runtime.engine, &source, sha256, limits)
     }
 
-    fn pinned(&self, sha256: &str, hooks: &[Hook]) -> Result<(), Rejection> {
-        for &hook in hooks {
-            if let Some(pin) = &self.settings.hook(hook).pin
-                && !pin.eq_ignore_ascii_case(sha256)
-            {
-                let reason = format!("has sha256 {sha256}, policies.{hook}.pin allows only {pin}");
-                return Err(Stage::Verify.reject(reason).about(Some(hook)));
-            }
-        }
-        Ok(())
-    }
-
-    /// One file for one hook: which of two is meant cannot be guessed.
+    /// No other file serves one of the hooks.
     fn unrivalled(&self, path: &Path, hooks: &[Hook]) -> Result<(), Rejection> {
         let live = self.core.live.load();
         let there = |file: &Path| {
@@ -182,16 +159,11 @@ impl Reconciler {
                 .of(hook)
                 .file()
                 .filter(|other| *other != path && there(other))?;
-            Some((hook, other.display().to_string()))
+            Some((hook, other.clone()))
         });
         match rival.filter(|_| !folder::is_shadow(path)) {
             None => Ok(()),
-            Some((hook, other)) => {
-                let reason = format!(
-                    "serves the {hook} hook, which {other} serves already: remove one of the two"
-                );
-                Err(Stage::Swap.reject(reason).about(Some(hook)))
-            }
+            Some((hook, other)) => Err(checks::rival(hook, &other)),
         }
     }
 

@@ -11,6 +11,8 @@ use crate::policy::call::{Ask, Call, faulted};
 use crate::policy::fault::{Denied, RunError};
 use crate::policy::generation::Revision;
 use crate::policy::guest::{HookGuest, Instance, flatten};
+use crate::policy::recording::Tape;
+use crate::policy::stages::Asked;
 use crate::policy::types::{Hook, Step};
 use crate::types::Finish;
 
@@ -18,7 +20,10 @@ use crate::types::Finish;
 const EXTRA_BYTES: usize = 64 << 10;
 
 /// The output filter of one answer. After a fault with `fail = "open"` text passes as it is.
-pub struct Filter(State);
+pub struct Filter {
+    state: State,
+    tape: Option<Tape>,
+}
 
 enum State {
     /// No filter, or one that failed open.
@@ -27,7 +32,8 @@ enum State {
     Closed,
 }
 
-struct Active {
+/// A filter at work, with its faults as they are.
+pub(in crate::policy) struct Active {
     instance: Instance,
     guest: wit::Guest,
     filter: ResourceAny,
@@ -40,58 +46,45 @@ struct Active {
 }
 
 impl Filter {
-    pub(super) async fn open(pinned: &Pinned) -> Result<Self, Denied> {
-        let revision = pinned.generation.of(Hook::Filter);
-        let asked = pinned.asked_of(revision);
-        let opened = async {
-            let call = Call::start(&asked, Ask::FilterOpen).await?;
-            let mut call = match call {
-                Ok(call) => call,
-                Err(fault) => return Some(Err(fault)),
-            };
-            let span = call.span.clone();
-            let result = async {
-                let HookGuest::Filter(guest) = &call.instance.hook else {
-                    return Err(wrong_hook());
-                };
-                let guest = guest.clone();
-                let request = asked
-                    .request(&mut call.instance)
-                    .map_err(|e| RunError::of(&e))?;
-                let store = &mut call.instance.store;
-                let filter = flatten(guest.filter().call_open(store, request).await)?;
-                Ok((guest, filter))
-            }
-            .instrument(span.clone())
-            .await;
-            Some(match result {
-                Ok((guest, filter)) => Ok(Self(State::Active(Box::new(Active {
-                    instance: call.keep(&asked.shared, &Ok(())),
-                    guest,
-                    filter,
-                    revision: revision.clone(),
-                    shared: asked.shared.clone(),
-                    span,
-                    held: Some(String::new()),
-                })))),
-                Err(fault) => {
-                    let result = Err::<(), _>(fault);
-                    call.end(&asked.shared, &result);
-                    result.map(|()| Self(State::Passthrough))
-                }
-            })
-        };
-        pinned.settle(Hook::Filter, opened.await, || Self(State::Passthrough))
+    pub(super) async fn open(pinned: &Pinned, tape: Option<Tape>) -> Result<Self, Denied> {
+        let asked = pinned.asked_of(pinned.generation.of(Hook::Filter));
+        let opened = Active::open(&asked).await;
+        let opened = opened.map(|active| active.map(|it| State::Active(Box::new(it))));
+        let state = pinned.settle(Hook::Filter, opened, || State::Passthrough)?;
+        Ok(Self { state, tape })
     }
 
     /// True where chunks may be sent on without asking.
     pub fn is_passthrough(&self) -> bool {
-        matches!(self.0, State::Passthrough)
+        matches!(self.state, State::Passthrough)
     }
 
     /// Feeds whole characters.
     pub async fn push(&mut self, chunk: &str) -> Result<Step, Denied> {
-        let active = match &mut self.0 {
+        let step = self.step(chunk).await;
+        if let Some(tape) = &mut self.tape {
+            tape.heard(chunk);
+            match &step {
+                Ok(Step::Emit(text)) => tape.said(Some(text), None),
+                Ok(Step::Stop { emit, reason }) => tape.said(Some(emit), Some(reason)),
+                Err(_) => tape.said(None, None),
+            }
+        }
+        step
+    }
+
+    /// What was held back, and closing words. The filter is not asked again.
+    pub async fn finish(&mut self, why: Finish) -> Result<String, Denied> {
+        let rest = self.rest(why).await;
+        if let Some(mut tape) = self.tape.take() {
+            tape.ended(why);
+            tape.said(rest.as_deref().ok(), None);
+        }
+        rest
+    }
+
+    async fn step(&mut self, chunk: &str) -> Result<Step, Denied> {
+        let active = match &mut self.state {
             State::Passthrough => return Ok(Step::Emit(chunk.to_owned())),
             State::Closed => return Ok(Step::Emit(String::new())),
             State::Active(active) => active,
@@ -99,21 +92,20 @@ impl Filter {
         match active.push(chunk).await {
             Ok(Step::Emit(text)) => Ok(Step::Emit(text)),
             Ok(stop @ Step::Stop { .. }) => {
-                self.0 = State::Closed;
+                self.state = State::Closed;
                 Ok(stop)
             }
             Err(fault) => Ok(Step::Emit(self.failed(fault, chunk)?)),
         }
     }
 
-    /// What was held back, and closing words. The filter is not asked again.
-    pub async fn finish(&mut self, why: Finish) -> Result<String, Denied> {
-        let State::Active(active) = &mut self.0 else {
+    async fn rest(&mut self, why: Finish) -> Result<String, Denied> {
+        let State::Active(active) = &mut self.state else {
             return Ok(String::new());
         };
         match active.finish(why).await {
             Ok(text) => {
-                self.0 = State::Closed;
+                self.state = State::Closed;
                 Ok(text)
             }
             Err(fault) => self.failed(fault, ""),
@@ -122,18 +114,62 @@ impl Filter {
 
     /// Passes on what can be told to be missing, if the operator wants that.
     fn failed(&mut self, fault: RunError, chunk: &str) -> Result<String, Denied> {
-        let State::Active(active) = std::mem::replace(&mut self.0, State::Closed) else {
+        let State::Active(active) = std::mem::replace(&mut self.state, State::Closed) else {
             return Ok(String::new());
         };
         active.span.record("stent.policy.outcome", fault.kind());
         faulted(&active.shared, &active.revision, fault)?;
-        self.0 = State::Passthrough;
+        self.state = State::Passthrough;
         Ok(active.held.unwrap_or_default() + chunk)
     }
 }
 
 impl Active {
-    async fn push(&mut self, chunk: &str) -> Result<Step, RunError> {
+    /// A filter for one answer. `None` where native code serves the hook.
+    pub(in crate::policy) async fn open(asked: &Asked) -> Option<Result<Self, RunError>> {
+        let mut call = match Call::start(asked, Ask::FilterOpen).await? {
+            Ok(call) => call,
+            Err(fault) => return Some(Err(fault)),
+        };
+        let span = call.span.clone();
+        let result = async {
+            let HookGuest::Filter(guest) = &call.instance.hook else {
+                return Err(wrong_hook());
+            };
+            let guest = guest.clone();
+            let request = asked
+                .request(&mut call.instance)
+                .map_err(|e| RunError::of(&e))?;
+            let store = &mut call.instance.store;
+            let filter = flatten(guest.filter().call_open(store, request).await)?;
+            Ok((guest, filter))
+        }
+        .instrument(span.clone())
+        .await;
+        Some(match result {
+            Ok((guest, filter)) => Ok(Self {
+                instance: call.keep(&asked.shared, &Ok(())),
+                guest,
+                filter,
+                revision: asked.revision.clone(),
+                shared: asked.shared.clone(),
+                span,
+                held: Some(String::new()),
+            }),
+            Err(fault) => {
+                let result = Err(fault);
+                call.end(&asked.shared, &result);
+                result
+            }
+        })
+    }
+
+    /// The most memory that its instance had so far, in bytes.
+    pub(in crate::policy) fn memory_peak(&self) -> usize {
+        self.instance.memory_peak()
+    }
+
+    pub(in crate::policy) async fn push(&mut self, chunk: &str) -> Result<Step, RunError> {
         let limit = self.shared.settings.limits.call;
         self.instance.allow(limit);
         let (guest, filter) = (self.guest.clone(), self.filter);
@@ -143,7 +179,10 @@ impl Active {
         match step {
             wit::Step::Emit(text) => {
                 self.bounded(&text, chunk)?;
-                self.held = self.held.take().and_then(|held| rest(held + chunk, &text));
+                self.held = self
+                    .held
+                    .take()
+                    .and_then(|held| behind(held + chunk, &text));
                 Ok(Step::Emit(text))
             }
             wit::Step::Stop(closing) => {
@@ -157,7 +196,7 @@ impl Active {
         }
     }
 
-    async fn finish(&mut self, why: Finish) -> Result<String, RunError> {
+    pub(in crate::policy) async fn finish(&mut self, why: Finish) -> Result<String, RunError> {
         let limit = self.shared.settings.limits.call;
         self.instance.allow(limit);
         let (guest, filter) = (self.guest.clone(), self.filter);
@@ -181,6 +220,6 @@ impl Active {
 }
 
 /// What is left of `all` behind `emitted`; `None` where the filter changed something.
-fn rest(all: String, emitted: &str) -> Option<String> {
+fn behind(all: String, emitted: &str) -> Option<String> {
     all.strip_prefix(emitted).map(str::to_owned)
 }

@@ -104,7 +104,7 @@ pub(super) async fn build(
 }
 
 impl Asked {
-    async fn layout(&self) -> Option<Result<(Layout, Instance), RunError>> {
+    pub(in crate::policy) async fn layout(&self) -> Option<Result<(Layout, Instance), RunError>> {
         let mut call = match Call::start(self, Ask::Layout).await? {
             Ok(call) => call,
             Err(fault) => return Some(Err(fault)),
@@ -133,7 +133,7 @@ impl Asked {
         })
     }
 
-    async fn build(
+    pub(in crate::policy) async fn build(
         &self,
         kept: &[Message],
         layout: &Layout,

@@ -1,0 +1,60 @@
+//! What the operator asks of a file beside the contract. The reconciler and the workbench ask
+//! alike, so that a dry run tells what would happen.
+
+use std::path::{Path, PathBuf};
+
+use super::folder::beside;
+use super::history::Held;
+use super::settings::Settings;
+use super::stage::{Rejection, Stage};
+use super::types::Hook;
+
+/// Accepts up to `policies.limits.file_bytes`.
+pub(super) fn size(settings: &Settings, bytes: u64) -> Result<(), Rejection> {
+    let limit = settings.limits.file_bytes;
+    match bytes > limit {
+        false => Ok(()),
+        true => Err(Stage::Verify.reject(format!(
+            "has {bytes} bytes, policies.limits.file_bytes allows {limit}"
+        ))),
+    }
+}
+
+pub(super) fn rolled_back(held: &Held) -> Rejection {
+    Stage::Verify.reject(format!(
+        "was rolled back ({}); put another file in its place or promote it",
+        held.reason
+    ))
+}
+
+/// Accepts the one file that a hook is pinned to.
+pub(super) fn pinned(settings: &Settings, sha256: &str, hooks: &[Hook]) -> Result<(), Rejection> {
+    for &hook in hooks {
+        if let Some(pin) = &settings.hook(hook).pin
+            && !pin.eq_ignore_ascii_case(sha256)
+        {
+            let reason = format!("has sha256 {sha256}, policies.{hook}.pin allows only {pin}");
+            return Err(Stage::Verify.reject(reason).about(Some(hook)));
+        }
+    }
+    Ok(())
+}
+
+/// Files of golden cases that a candidate for this hook must pass.
+pub(super) fn cases(settings: &Settings, hook: Hook, path: &Path) -> Vec<PathBuf> {
+    let beside = beside(&path.with_extension(""), ".cases.json");
+    let configured = settings.hook(hook).cases.clone();
+    configured
+        .into_iter()
+        .chain(beside.exists().then_some(beside))
+        .collect()
+}
+
+/// One file for one hook: which of two is meant cannot be guessed.
+pub(super) fn rival(hook: Hook, other: &Path) -> Rejection {
+    let rejection = Stage::Swap.reject(format!(
+        "serves the {hook} hook, which {} serves already: remove one of the two",
+        other.display()
+    ));
+    rejection.about(Some(hook))
+}

@@ -1,0 +1,353 @@
+//! The pipeline for one file at a time, without a gateway: for authors, and for operators who want
+//! to know what would happen. It compiles into a folder of its own that goes with it; nothing that
+//! serves is touched.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::cases::{self, CaseReport, Cases};
+use super::compile::Compiler;
+use super::folder::{self, is_shadow};
+use super::generation::{Origin, Revision, digest};
+use super::policies::PolicyError;
+use super::pool::{Crew, Janitor, Pool};
+use super::probe::Bench;
+use super::runtime::Runtime;
+use super::settings::{Limits, Settings};
+use super::stage::{Rejection, Stage};
+use super::stages::{Asked, Shared};
+use super::types::{CallFacts, Facts, Hook, Observer};
+use super::{checks, history, native, signature};
+use crate::types::Tokenizer;
+
+/// Engine, limits and tokenizer as in a gateway. Blocks: use it outside of an async runtime.
+pub struct Workbench {
+    pub(super) shared: Arc<Shared>,
+    pub(super) crew: Crew,
+    pub(super) peak: Arc<Peak>,
+    runtime: Runtime,
+    janitor: Option<Janitor>,
+    compiler: Compiler,
+    limits: Arc<Limits>,
+    scratch: Scratch,
+}
+
+/// A policy that went through the stages and serves nobody.
+pub struct Draft {
+    pub bytes: u64,
+    /// Hex digest of the file.
+    pub sha256: String,
+    /// False for a core module, which the gateway wraps.
+    pub is_component: bool,
+    /// Names of what it imports.
+    pub imports: Vec<String>,
+    pub served: Vec<Served>,
+    pub(super) revisions: Vec<Arc<Revision>>,
+}
+
+/// One hook of a [`Draft`], in its own words.
+#[derive(Clone, Debug, Serialize)]
+pub struct Served {
+    pub hook: Hook,
+    pub name: String,
+    pub version: String,
+    pub summary: String,
+    /// The most memory that an instance took to get ready, in bytes.
+    pub memory_peak: usize,
+}
+
+impl Workbench {
+    /// # Errors
+    /// When the settings are wrong, or engine, threads or folder cannot be had.
+    pub fn open(settings: Settings, tokenizer: Arc<dyn Tokenizer>) -> Result<Self, PolicyError> {
+        settings.check().map_err(PolicyError::Settings)?;
+        let scratch = Scratch::make()?;
+        let files = |source| PolicyError::Files {
+            path: scratch.0.clone(),
+            source,
+        };
+        let runtime = Runtime::new(&settings.limits).map_err(PolicyError::Runtime)?;
+        let compiled = scratch.0.join("compiled");
+        let compiler = Compiler::new(compiled, None, &runtime.engine).map_err(files)?;
+        let (crew, janitor) = Crew::hire(settings.limits.instances).map_err(files)?;
+        let peak = Arc::new(Peak::default());
+        // Nobody rolls back here: the breaker's hints go nowhere.
+        let (hints, _) = mpsc::channel();
+        Ok(Self {
+            limits: Arc::new(settings.limits.clone()),
+            shared: Arc::new(Shared {
+                native_layout: native::layout(&*tokenizer),
+                tokenizer,
+                observer: peak.clone(),
+                settings: Arc::new(settings),
+                hints: Mutex::new(hints),
+                recorder: None,
+            }),
+            crew,
+            peak,
+            runtime,
+            janitor: Some(janitor),
+            compiler,
+            scratch,
+        })
+    }
+
+    /// Contract, compilation, `describe`, `configure`, self-test: what a file is by itself.
+    /// `passed` hears of each stage as it is done, with what there is to say about it.
+    ///
+    /// # Errors
+    /// The stage that the file did not pass, and why.
+    pub fn examine(
+        &self,
+        path: &Path,
+        passed: &mut dyn FnMut(Stage, String),
+    ) -> Result<Draft, Rejection> {
+        let bytes = self.read(path)?;
+        self.build(&bytes, path, passed)
+    }
+
+    /// All stages with the operator's conditions: signature, pin, golden cases, one file for one
+    /// hook. `data` is the gateway's data folder; it is only read.
+    ///
+    /// # Errors
+    /// The stage that the file did not pass, and why.
+    pub fn dry_run(
+        &self,
+        path: &Path,
+        data: &Path,
+        passed: &mut dyn FnMut(Stage, String),
+    ) -> Result<Draft, Rejection> {
+        let settings = &self.shared.settings;
+        let bytes = self.read(path)?;
+        let sha256 = digest(&bytes);
+        if let Some(held) = history::held(&data.join("policies"), &sha256) {
+            return Err(checks::rolled_back(&held));
+        }
+        signature::verify(path, &bytes, &settings.trusted_keys)?;
+        let signed = match settings.trusted_keys.is_empty() {
+            true => "no signature asked for",
+            false => "signed by a trusted key",
+        };
+        passed(Stage::Verify, format!("{} bytes, {signed}", bytes.len()));
+        let draft = self.build(&bytes, path, passed)?;
+        let hooks: Vec<Hook> = draft.served.iter().map(|served| served.hook).collect();
+        checks::pinned(settings, &sha256, &hooks)?;
+        let mut asked = 0;
+        for revision in &draft.revisions {
+            for file in checks::cases(settings, revision.hook, path) {
+                let cases = Cases::read(&file)?;
+                cases::run(&cases, revision, &self.shared)?;
+                asked += cases.of(revision.hook);
+            }
+        }
+        passed(Stage::Cases, format!("{asked} golden cases"));
+        self.unrivalled(path, &hooks)?;
+        passed(Stage::Swap, "would serve".into());
+        Ok(draft)
+    }
+
+    /// Asks the draft every case of a file.
+    ///
+    /// # Errors
+    /// When the file is no list of cases.
+    pub fn cases(&self, draft: &Draft, file: &Path) -> Result<Vec<CaseReport>, Rejection> {
+        let cases = Cases::read(file)?;
+        Ok(cases::all(&cases, &draft.revisions, &self.shared))
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>, Rejection> {
+        let unreadable = |e| Stage::Verify.reject(format!("cannot be read: {e}"));
+        let len = fs::metadata(path).map_err(unreadable)?.len();
+        checks::size(&self.shared.settings, len)?;
+        fs::read(path).map_err(unreadable)
+    }
+
+    fn build(
+        &self,
+        bytes: &[u8],
+        path: &Path,
+        passed: &mut dyn FnMut(Stage, String),
+    ) -> Result<Draft, Rejection> {
+        let sha256 = digest(bytes);
+        let source = self.scratch.0.join(format!("{sha256}.wasm"));
+        fs::write(&source, bytes)
+            .map_err(|e| Stage::Compile.reject(format!("its source could not be kept: {e}")))?;
+        let started = Instant::now();
+        let engine = &self.runtime.engine;
+        let compiled = self
+            .compiler
+            .compile(engine, &source, &sha256, &self.limits)?;
+        let took = started.elapsed().as_millis();
+        let is_component = bytes.get(4) == Some(&0x0d);
+        let made = match is_component {
+            true => "it is one already",
+            false => "made of a core module",
+        };
+        passed(Stage::Componentize, made.into());
+        let named = |hook: &Hook| hook.interface();
+        let exports: Vec<_> = compiled.hooks.iter().map(named).collect();
+        passed(Stage::Contract, format!("exports {}", exports.join(", ")));
+        passed(Stage::Compile, format!("in {took} ms"));
+        let bench = Bench {
+            runtime: &self.runtime,
+            crew: &self.crew,
+            tokenizer: &self.shared.tokenizer,
+            limits: &self.limits,
+        };
+        let (mut served, mut revisions) = (Vec::new(), Vec::new());
+        for &hook in &compiled.hooks {
+            let settings = self.shared.settings.hook(hook);
+            let config = serde_json::Value::Object(settings.config.clone()).to_string();
+            let config_digest = digest(config.as_bytes());
+            let candidate = bench.probe(&compiled.component, hook, config)?;
+            served.push(Served {
+                hook,
+                name: candidate.name.clone(),
+                version: candidate.version.clone(),
+                summary: candidate.summary,
+                memory_peak: candidate.memory_peak,
+            });
+            revisions.push(Arc::new(Revision {
+                name: candidate.name,
+                version: candidate.version,
+                sha256: sha256.clone(),
+                config_digest,
+                origin: Origin::File(path.to_owned()),
+                granted: settings.scope,
+                component: Some(compiled.component.clone()),
+                pool: Some(Pool::new(candidate.template, self.crew.clone())),
+                ..Revision::native(hook, settings.fail)
+            }));
+        }
+        passed(Stage::Instantiate, memory(&served, self.limits.memory));
+        passed(Stage::Describe, names(&served));
+        passed(Stage::Configure, "takes the configuration".into());
+        passed(Stage::SelfTest, "passed".into());
+        let kind = compiled.component.component_type();
+        let imports = kind.imports(engine);
+        Ok(Draft {
+            bytes: bytes.len() as u64,
+            sha256,
+            is_component,
+            imports: imports.map(|(name, _)| name.to_owned()).collect(),
+            served,
+            revisions,
+        })
+    }
+
+    /// Looks for another file of the folder that serves one of the hooks.
+    fn unrivalled(&self, path: &Path, hooks: &[Hook]) -> Result<(), Rejection> {
+        let settings = &self.shared.settings;
+        // A folder that is not there yet has no rival in it.
+        let there = folder::scan(&settings.dir).unwrap_or_default();
+        let others = there
+            .iter()
+            .map(|(other, _)| other)
+            .filter(|other| !is_shadow(other) && other.file_name() != path.file_name());
+        for other in others.filter(|_| !is_shadow(path)) {
+            let Ok(bytes) = self.read(other) else {
+                continue;
+            };
+            let sha256 = digest(&bytes);
+            let compiled =
+                self.compiler
+                    .compile(&self.runtime.engine, other, &sha256, &self.limits);
+            // What does not compile serves nothing.
+            let theirs = compiled.map(|it| it.hooks).unwrap_or_default();
+            if let Some(&hook) = hooks.iter().find(|hook| theirs.contains(hook)) {
+                return Err(checks::rival(hook, other));
+            }
+        }
+        Ok(())
+    }
+
+    /// A question to one of the draft's hooks.
+    pub(super) fn asked(&self, revision: &Arc<Revision>, facts: Arc<Facts>) -> Asked {
+        Asked {
+            revision: revision.clone(),
+            generation: 0,
+            facts,
+            shared: self.shared.clone(),
+            span: tracing::Span::none(),
+        }
+    }
+}
+
+impl Drop for Workbench {
+    fn drop(&mut self) {
+        if let Some(janitor) = self.janitor.take() {
+            self.crew.dismiss(janitor);
+        }
+    }
+}
+
+fn memory(served: &[Served], limit: u64) -> String {
+    let most = served.iter().map(|served| served.memory_peak).max();
+    format!(
+        "{} bytes of memory at most, of {limit}",
+        most.unwrap_or_default()
+    )
+}
+
+fn names(served: &[Served]) -> String {
+    let mut names: Vec<_> = served
+        .iter()
+        .map(|served| format!("{} {}", served.name, served.version))
+        .collect();
+    names.dedup();
+    names.join(", ")
+}
+
+/// The most memory that any call saw.
+#[derive(Default)]
+pub(super) struct Peak(AtomicUsize);
+
+impl Peak {
+    pub(super) fn saw(&self, bytes: usize) {
+        self.0.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// The peak since the last time, in bytes.
+    pub(super) fn take(&self) -> usize {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Observer for Peak {
+    fn called(&self, call: &CallFacts<'_>) {
+        self.saw(call.memory_peak);
+    }
+}
+
+/// A folder that nobody else can read or write; it goes with the workbench.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> Result<Self, PolicyError> {
+        let name = format!(
+            "stent-policy-{}-{:08x}",
+            std::process::id(),
+            fastrand::u32(..)
+        );
+        let path = std::env::temp_dir().join(name);
+        // Fails where somebody else has made it: what lies in it is run.
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        match made {
+            Ok(()) => Ok(Self(path)),
+            Err(source) => Err(PolicyError::Files { path, source }),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays behind costs only room on disk.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

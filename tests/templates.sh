@@ -1,0 +1,128 @@
+#!/bin/bash
+# Builds, checks and tests every project that `stent policy new` can write, as an author would.
+#
+#   tests/templates.sh [rust|js|python|c]...
+#
+# Needs target/release/stent. Node, Python's venv, clang, lld and make are installed where they are
+# missing; everything else comes into target/templates from npm, PyPI and crates.io.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+stent=$PWD/target/release/stent
+work=$PWD/target/templates
+log=$work/log
+export CARGO_TARGET_DIR=$work/cargo PIP_DISABLE_PIP_VERSION_CHECK=1
+
+fail() {
+    echo "templates.sh: $1" >&2
+    exit 1
+}
+
+# What an operator may get wrong, and what the policy says then.
+mistakes() {
+    case $1 in
+    guard) echo 'max_chars=0|config.max_chars: found 0, expected a whole number from 1 to 100000' ;;
+    trim)
+        echo 'messages=x|config.messages: found "x", expected a whole number from 1 to 1000'
+        echo 'nonsense=1|config.nonsense: unknown key, expected one of "messages"'
+        ;;
+    prompt) echo 'system=a [INST] b|config.system: found [INST], expected text without it' ;;
+    cache) echo 'ttl_seconds=-1|config.ttl_seconds: found -1, expected a whole number from 1 to 604800' ;;
+    filter) echo 'word=|config.word: found "", expected a text of 1 to 100 characters' ;;
+    esac
+}
+
+apt() {
+    local sudo=
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    echo "installing $*"
+    { $sudo apt-get update -q && $sudo env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "$@"; } >"$log" 2>&1 ||
+        { tail -5 "$log" >&2 && fail "these packages cannot be installed: $*"; }
+}
+
+node_is_new() { [ "$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)" -ge 20 ]; }
+
+tools() {
+    command -v make >/dev/null || apt make
+    case $1 in
+    rust) cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt ;;
+    js)
+        command -v npm >/dev/null || apt nodejs npm
+        # Debian's own may be older; npm has every version.
+        if ! node_is_new && [ ! -x "$work/node/node_modules/.bin/node" ]; then
+            echo "installing node 20"
+            npm install --prefix "$work/node" --no-audit --no-fund node@20 >"$log" 2>&1 ||
+                { tail -5 "$log" >&2 && fail "node 20 cannot be installed by npm"; }
+        fi
+        node_is_new || PATH=$work/node/node_modules/.bin:$PATH
+        node_is_new || fail "node $(node --version) is too old, expected 20 or newer"
+        ;;
+    python) python3 -c 'import ensurepip, venv' 2>/dev/null || apt python3 python3-venv ;;
+    c)
+        command -v clang >/dev/null || apt clang
+        # lld has clang's version.
+        clang --target=wasm32 -nostdlib -Wl,--no-entry -o "$work/probe" -x c /dev/null \
+            2>/dev/null || apt lld
+        ;;
+    esac
+}
+
+# One step of one project; its output is shown where it fails.
+step() {
+    local what=$1
+    shift
+    if ! "$@" >"$log" 2>&1; then
+        tail -30 "$log" >&2
+        fail "$project: $what failed"
+    fi
+}
+
+# The first project of a language installs; the others borrow from it what it installed.
+borrow() {
+    local installed first=$work/$1-${hooks[0]}
+    for installed in node_modules .venv; do
+        if [ -d "$first/$installed" ] && [ ! -e "$installed" ]; then
+            ln -s "$first/$installed" "$installed"
+            touch "$installed/"
+        fi
+    done
+}
+
+one() {
+    local lang=$1 hook=$2 begun=$SECONDS key said
+    project=$lang-$hook
+    step new "$stent" policy new "$project" --hook "$hook" --lang "$lang" --dir "$work"
+    cd "$work/$project"
+    borrow "$lang"
+    step make make
+    local built=$((SECONDS - begun))
+    step check "$stent" policy check "$project.wasm"
+    step test "$stent" policy test "$project.wasm"
+    while IFS='|' read -r key said; do
+        if "$stent" policy check "$project.wasm" --set "policies.$hook.config.$key" >"$log" 2>&1 ||
+            ! grep -qF "$said" "$log"; then
+            cat "$log" >&2
+            fail "$project: policies.$hook.config.$key is not answered with: $said"
+        fi
+    done < <(mistakes "$hook")
+    printf 'ok  %-14s %9d bytes, built in %d s, checked and tested in %d s\n' "$project" \
+        "$(stat -c %s "$project.wasm")" "$built" $((SECONDS - begun - built))
+}
+
+[ -x "$stent" ] || fail "target/release/stent is missing: run \`make build\`"
+[ $# -gt 0 ] || set -- rust js python c
+hooks=(guard trim prompt cache filter)
+mkdir -p "$work"
+for lang in "$@"; do
+    case $lang in
+    rust | js | python | c) ;;
+    *) fail "$lang is no language of a template, expected rust, js, python or c" ;;
+    esac
+    tools "$lang"
+    for hook in "${hooks[@]}"; do
+        rm -rf "${work:?}/$lang-$hook"
+    done
+    for hook in "${hooks[@]}"; do
+        one "$lang" "$hook"
+    done
+done
