@@ -2,7 +2,6 @@
 
 mod answers;
 mod connections;
-mod demo;
 mod input;
 mod load;
 mod swap;

@@ -105,7 +105,6 @@ pub fn version() -> String {
 
 /// The tokenizer alone: no weights are read and no CPU code is chosen.
 pub fn tokenizer(file: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
-    gguf::read(file)?;
     let backend = {
         let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         log::forward();

@@ -62,6 +62,9 @@ pub struct Served {
     pub memory_peak: usize,
 }
 
+/// What errors call the folder that is deleted afterwards.
+const SCRATCH: &str = "the temporary folder";
+
 impl Workbench {
     /// # Errors
     /// When the settings are wrong, or engine, threads or folder cannot be had.
@@ -69,6 +72,7 @@ impl Workbench {
         settings.check().map_err(PolicyError::Settings)?;
         let scratch = Scratch::make()?;
         let files = |source| PolicyError::Files {
+            key: SCRATCH,
             path: scratch.0.clone(),
             source,
         };
@@ -340,7 +344,11 @@ impl Scratch {
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         match made {
             Ok(()) => Ok(Self(path)),
-            Err(source) => Err(PolicyError::Files { path, source }),
+            Err(source) => Err(PolicyError::Files {
+                key: SCRATCH,
+                path,
+                source,
+            }),
         }
     }
 }
