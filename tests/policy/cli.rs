@@ -216,7 +216,7 @@ fn check_tells_an_author_what_is_wrong() {
             Guest::trimmer("t", "(i32.const 1024)")
                 .configure("(loop (br 0)) (unreachable)")
                 .core(),
-            "configure: it ran past policies.limits.probe = 200ms",
+            "configure: it ran past its limit",
             "",
         ),
     ];
