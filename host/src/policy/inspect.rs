@@ -28,12 +28,16 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
             hook: None,
         })?;
     let (imports, exports) = surface(&component)?;
-    let hooks = hooks(&exports);
-    let first = hooks.as_ref().ok().and_then(|hooks| hooks.first()).copied();
+    // Told also of a file whose version is not spoken here.
+    let first = exports.iter().find_map(|export| {
+        let (interface, _) = of_package(export)?;
+        let serves = |hook: &Hook| hook.interface() == interface;
+        Hook::ALL.into_iter().find(serves)
+    });
     for import in &imports {
         check_import(import).map_err(|r| r.about(first))?;
     }
-    let hooks = hooks?;
+    let hooks = hooks(&exports)?;
     Ok(Inspected { component, hooks })
 }
 
