@@ -44,7 +44,7 @@ impl Cost {
         let old = match rows {
             0..=SMALL => &mut self.small[rows],
             // The end of a prompt may have any size; it comes once and teaches nothing.
-            _ if rows % BLOCK != 0 || rows / BLOCK > BLOCKS => return,
+            _ if !rows.is_multiple_of(BLOCK) || rows / BLOCK > BLOCKS => return,
             _ => &mut self.blocks[rows / BLOCK - 1],
         };
         *old = Some(old.map_or(seconds, |old| blend(old, seconds)));
