@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use stent::policy::{Denied, Fail, Hook, RunError};
 
-use super::support::{Bench, Guest, eventually, rejected, serving, snapshot, talk};
+use super::guest::Guest;
+use super::support::{Bench, eventually, rejected, serving, snapshot, talk};
 
 /// Puts the guest in, asks it once, and returns the fault; then asks again with `fail = "open"`.
 async fn fault(body: &str) -> RunError {
@@ -162,7 +163,7 @@ async fn a_flood_of_log_lines_changes_nothing_else() {
 async fn a_policy_that_faults_too_often_is_rolled_back() {
     let mut bench = Bench::new();
     bench.settings.breaker.faults = 3;
-    bench.put("t.wasm", &super::support::keeper("good"));
+    bench.put("t.wasm", &super::guest::keeper("good"));
     let policies = bench.start();
     bench.put("t.wasm", &Guest::trimmer("bad", "(unreachable)").core());
     policies.reload().await.unwrap();

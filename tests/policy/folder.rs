@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use stent::policy::{Hook, State};
 
-use super::support::{Bench, Guest, eventually, keeper, plugin, rejected, serving, snapshot, talk};
+use super::guest::{Guest, keeper};
+use super::support::{Bench, eventually, plugin, rejected, serving, snapshot, talk};
 
 #[tokio::test]
 async fn a_dropped_file_serves_new_requests_and_running_ones_keep_theirs() {

@@ -4,7 +4,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
 use stent::policy::{Hook, State};
 
-use super::support::{Bench, Guest, eventually, keeper, plugin, rejected, serving, snapshot, talk};
+use super::guest::{Guest, keeper};
+use super::support::{Bench, eventually, plugin, rejected, serving, snapshot, talk};
 
 #[tokio::test]
 async fn a_rollback_holds_over_a_restart_until_the_file_changes() {

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use stent::policy::Hook;
 
-use super::support::{Bench, eventually, keeper, plugin, serving, snapshot, talk};
+use super::guest::keeper;
+use super::support::{Bench, eventually, plugin, serving, snapshot, talk};
 
 fn quantile(sorted: &[u128], share: f64) -> u128 {
     sorted[((sorted.len() - 1) as f64 * share) as usize]
