@@ -100,13 +100,13 @@ async fn broken_files_change_nothing_and_say_why() {
         ),
         (
             "import.wasm",
-            Guest::trimmer("t", "(i32.const 1024)").core_with(clock),
+            Guest::trimmer("t", "(i32.const 1024)").importing(clock).core(),
             "componentize",
             "cannot become a component",
         ),
         (
             "version.wasm",
-            newer.core_versioned("0.9.0"),
+            newer.versioned("0.9.0"),
             "contract",
             "is written for stent:policy/",
         ),

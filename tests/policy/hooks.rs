@@ -70,11 +70,9 @@ async fn a_guards_verdict_is_checked() {
     );
     // Outside of its memory, no UTF-8, no such variant: nothing of it reaches the host.
     let outside = guard(&verdict(3, 4_000_000, 9)).await;
-    let garbled = guard(&format!(
-        "(i32.store8 (i32.const 2048) (i32.const 255)) {}",
-        verdict(1, 2048, 1)
-    ));
-    for error in [outside, garbled.await, guard(&verdict(9, 0, 0)).await] {
+    let garble = "(i32.store8 (i32.const 2048) (i32.const 255))".to_owned();
+    let garbled = guard(&(garble + &verdict(1, 2048, 1))).await;
+    for error in [outside, garbled, guard(&verdict(9, 0, 0)).await] {
         assert!(matches!(error, RunError::BadResult(_)), "{error}");
     }
     // 5 MB of text: more than policies.limits.result_bytes.
