@@ -5,7 +5,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: run build test test-all plugins setup fmt lint deny unit clean
+.PHONY: run build test test-all soak bench-micro plugins setup fmt lint deny unit clean
 run: build
 	target/release/stent serve $(ARGS)
 
@@ -26,6 +26,15 @@ fmt:
 test: build
 	cd plugins && $(CARGO) test --release --locked
 	$(CARGO) test --release --locked
+
+# A thousand swaps of policies under load: nothing fails, nothing is mixed, memory stays flat.
+SOAK ?= 1000
+soak: build
+	STENT_SOAK=$(SOAK) $(CARGO) test --release --locked --test integration gateway::soak -- --nocapture
+
+# What policies and their changes cost (criterion; reports in target/criterion).
+bench-micro: plugins
+	$(CARGO) bench --locked --bench policy
 
 # Also what takes longer or needs more from the registries: lints and licences of everything.
 test-all: test lint deny

@@ -3,7 +3,7 @@
 mod contract;
 mod faults;
 mod folder;
-mod guest;
+pub mod guest;
 mod hooks;
 mod prompts;
 mod revisions;

@@ -3,5 +3,6 @@
 mod answers;
 mod input;
 mod load;
+mod soak;
 mod swap;
 mod traces;

@@ -31,7 +31,9 @@ fn released() -> Vec<(String, String)> {
 
 /// `0.1.0` of the text's own `package` line.
 fn version(wit: &str) -> &str {
-    let line = wit.lines().find_map(|l| l.strip_prefix("package stent:policy@"));
+    let line = wit
+        .lines()
+        .find_map(|l| l.strip_prefix("package stent:policy@"));
     line.expect("a package line").trim_end_matches(';')
 }
 
@@ -122,10 +124,22 @@ fn every_other_change_is_refused() {
     let old = wit();
     let changes = [
         // A field, a case, a parameter, a result; in what policies get and in what they give.
-        ("    pinned: bool,\n", "    pinned: bool,\n    edited: bool,\n"),
-        ("    keep(list<u64>),", "    keep(list<u64>),\n    summarise(u64),"),
-        ("    error,\n  }\n\n  /// Room", "    error,\n    timeout,\n  }\n\n  /// Room"),
-        ("  declare: func(req: borrow<request>) -> layout;", "  declare: func() -> layout;"),
+        (
+            "    pinned: bool,\n",
+            "    pinned: bool,\n    edited: bool,\n",
+        ),
+        (
+            "    keep(list<u64>),",
+            "    keep(list<u64>),\n    summarise(u64),",
+        ),
+        (
+            "    error,\n  }\n\n  /// Room",
+            "    error,\n    timeout,\n  }\n\n  /// Room",
+        ),
+        (
+            "  declare: func(req: borrow<request>) -> layout;",
+            "  declare: func() -> layout;",
+        ),
         ("    now-ms: func() -> u64;", "    now-ms: func() -> u32;"),
         // What policies may call is gone.
         ("    granted: func() -> scope;\n", ""),

@@ -100,7 +100,9 @@ async fn broken_files_change_nothing_and_say_why() {
         ),
         (
             "import.wasm",
-            Guest::trimmer("t", "(i32.const 1024)").importing(clock).core(),
+            Guest::trimmer("t", "(i32.const 1024)")
+                .importing(clock)
+                .core(),
             "componentize",
             "cannot become a component",
         ),
@@ -188,7 +190,8 @@ async fn the_compilers_memory_is_limited() {
         &Guest::trimmer("bomb", &format!("{bomb}(i32.const 1024)")).core(),
     );
     policies.reload().await.unwrap();
-    let (stage, reason) = rejected(&policies, "bomb.wasm").unwrap_or_else(|| panic!("{:?}", policies.list()));
+    let (stage, reason) =
+        rejected(&policies, "bomb.wasm").unwrap_or_else(|| panic!("{:?}", policies.list()));
     assert_eq!(stage, "compile");
     assert!(
         reason.contains("policies.limits.compile_memory"),

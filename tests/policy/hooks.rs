@@ -54,7 +54,10 @@ async fn a_guard_that_traps_spins_or_hoards_is_ended() {
     assert!(matches!(guard(HOARD).await, RunError::Memory { .. }));
     // result<verdict, string>: the error's text at 4 and 8.
     let own = words(1024, &[1, 600, 14]) + "(i32.const 1024)";
-    assert_eq!(guard(&own).await, RunError::Refused("it will not do".into()));
+    assert_eq!(
+        guard(&own).await,
+        RunError::Refused("it will not do".into())
+    );
 }
 
 #[tokio::test]
@@ -100,7 +103,10 @@ async fn a_filter_that_fails_to_open_lets_pass_or_refuses() {
         assert_eq!(fault(Hook::Filter, refused).kind(), kind);
         let mut filter = snapshot(&open).open_filter().await.unwrap();
         assert!(filter.is_passthrough());
-        assert_eq!(told(&mut filter, &["one ", "two"]).await.unwrap(), "one two");
+        assert_eq!(
+            told(&mut filter, &["one ", "two"]).await.unwrap(),
+            "one two"
+        );
     }
 }
 
@@ -207,7 +213,11 @@ async fn cache(decide: &str) -> RunError {
     let [(_c, closed), (_o, open)] = gateways(Hook::Cache, &Guest::cache("bad", decide, SKIP));
     let messages = talk(&["Hello"]);
     let lookup = snapshot(&open).cache_decide(&messages).await.unwrap();
-    assert_eq!(lookup, Lookup::Bypass, "a cache that fails open is not asked");
+    assert_eq!(
+        lookup,
+        Lookup::Bypass,
+        "a cache that fails open is not asked"
+    );
     fault(Hook::Cache, snapshot(&closed).cache_decide(&messages).await)
 }
 
@@ -297,14 +307,20 @@ async fn a_prompt_builder_cannot_lie_about_messages() {
     // It promised a layout of no tokens, and adds 3000.
     let long = plan(&[message(2), [1, 4096, 3000]]);
     let error = prompt(PLAIN, &long).await.to_string();
-    assert!(error.contains("the prompt has 3005 tokens, 1800 fit"), "{error}");
+    assert!(
+        error.contains("the prompt has 3005 tokens, 1800 fit"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prompt_builder_that_fails_is_replaced_for_layout_and_prompt_alike() {
     assert!(matches!(prompt(TRAP, TRAP).await, RunError::Trap(_)));
     assert!(matches!(prompt(PLAIN, TRAP).await, RunError::Trap(_)));
-    assert!(matches!(prompt(PLAIN, SPIN).await, RunError::Deadline { .. }));
+    assert!(matches!(
+        prompt(PLAIN, SPIN).await,
+        RunError::Deadline { .. }
+    ));
     let own = words(1088, &[1, 600, 14]) + "(i32.const 1088)";
     assert_eq!(
         prompt(PLAIN, &own).await,

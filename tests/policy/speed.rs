@@ -4,13 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use stent::policy::Hook;
+use stent::policy::{Hook, Policies};
+use stent::types::Message;
 
 use super::guest::keeper;
 use super::support::{Bench, eventually, plugin, serving, snapshot, talk};
 
 fn quantile(sorted: &[u128], share: f64) -> u128 {
     sorted[((sorted.len() - 1) as f64 * share) as usize]
+}
+
+/// What a request asks, one thing right after the other.
+async fn chain(policies: &Policies, messages: &[Message]) {
+    let snapshot = snapshot(policies);
+    snapshot.cache_decide(messages).await.unwrap();
+    let trimmed = snapshot.trim(messages, None).await.unwrap();
+    snapshot.build(&trimmed.of(messages)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -25,23 +34,30 @@ async fn three_hooks_take_microseconds() {
         "Causes?",
         "Many.",
     ]);
-    let mut times = Vec::new();
-    for _ in 0..3000 {
-        let start = Instant::now();
-        let snapshot = snapshot(&policies);
-        snapshot.cache_decide(&messages).await.unwrap();
-        let trimmed = snapshot.trim(&messages, None).await.unwrap();
-        snapshot.build(&trimmed.of(&messages)).await.unwrap();
-        times.push(start.elapsed().as_nanos() / 1000);
-        tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+    // Alone, and as the fourth of requests that come at once: its code and data are in the caches.
+    let (mut alone, mut fourth) = (Vec::new(), Vec::new());
+    for _ in 0..1500 {
+        for at in 0..4 {
+            let start = Instant::now();
+            chain(&policies, &messages).await;
+            let took = start.elapsed().as_nanos() / 1000;
+            match at {
+                0 => alone.push(took),
+                3 => fourth.push(took),
+                _ => {}
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
-    times.sort_unstable();
-    println!(
-        "cache + layout + trim + build: p50 {} us, p99 {} us",
-        quantile(&times, 0.5),
-        quantile(&times, 0.99)
-    );
-    assert!(quantile(&times, 0.5) < 2_000);
+    for (which, times) in [("alone", &mut alone), ("fourth at once", &mut fourth)] {
+        times.sort_unstable();
+        println!(
+            "cache + layout + trim + build, {which}: p50 {} us, p99 {} us",
+            quantile(times, 0.5),
+            quantile(times, 0.99)
+        );
+    }
+    assert!(quantile(&alone, 0.5) < 2_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -46,14 +46,24 @@ async fn what_misbehaves_when_it_is_tried_never_serves_and_the_reason_names_the_
             "configure",
             "nested too deeply for its stack",
         ),
-        ("traps", trimmer().configure(TRAP), "configure", "it trapped"),
+        (
+            "traps",
+            trimmer().configure(TRAP),
+            "configure",
+            "it trapped",
+        ),
         (
             "refuses",
             trimmer().configure(NO),
             "configure",
             "it reported: it will not do",
         ),
-        ("tested", trimmer().self_test(NO), "self-test", "it reported"),
+        (
+            "tested",
+            trimmer().self_test(NO),
+            "self-test",
+            "it reported",
+        ),
         ("testing", trimmer().self_test(SPIN), "self-test", probe),
         (
             "starting",

@@ -115,7 +115,9 @@ fn a_trace_that_is_not_sampled_is_neither_sent_nor_lost() {
     let (layer, guard) = trace::exporting(&settings).unwrap();
     let counts = guard.counts();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
-    let id = dispatcher::with_default(&dispatch, || trace::trace_id(&spans::policy_reload("a.wasm")));
+    let id = dispatcher::with_default(&dispatch, || {
+        trace::trace_id(&spans::policy_reload("a.wasm"))
+    });
     assert!(id.is_some(), "logs and answers still name the trace");
     guard.close();
     assert_eq!(

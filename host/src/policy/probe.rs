@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use wasmtime::component::Component;
 
-use super::guest::Template;
 use super::fault::RunError;
+use super::guest::Template;
 use super::pool::Crew;
 use super::reload::Way;
 use super::runtime::Runtime;

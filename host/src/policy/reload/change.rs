@@ -191,12 +191,7 @@ impl Reconciler {
     }
 
     /// A revision of the history, probed again: its config may be another one today.
-    fn revive(
-        &self,
-        hook: Hook,
-        entry: &Entry,
-        way: &mut Way,
-    ) -> Result<Arc<Revision>, Rejection> {
+    fn revive(&self, hook: Hook, entry: &Entry, way: &mut Way) -> Result<Arc<Revision>, Rejection> {
         way.enter("compile");
         let source = self.history.source(&entry.sha256);
         let (core, limits) = (&self.core, &self.settings.limits);
