@@ -233,12 +233,19 @@ async fn a_vanished_folder_is_no_deletion() {
     let policies = bench.start();
     let away = bench.root.path().join("away");
     std::fs::rename(&bench.settings.dir, &away).unwrap();
+    let alarm = eventually("an alarm", || policies.alarms().pop());
+    assert!(
+        alarm.contains("cannot be read; what serves goes on serving"),
+        "{alarm}"
+    );
+    // Longer than a deleted file would be given.
     policies.reload().await.unwrap();
-    assert!(policies.alarms()[0].contains("cannot be read; what serves goes on serving"));
+    tokio::time::sleep(2 * bench.settings.grace).await;
+    policies.reload().await.unwrap();
     assert_eq!(serving(&policies, Hook::Trim).name, "mine");
     std::fs::rename(&away, &bench.settings.dir).unwrap();
-    policies.reload().await.unwrap();
-    assert!(policies.alarms().is_empty());
+    eventually("no alarm", || policies.alarms().is_empty().then_some(()));
+    assert_eq!(serving(&policies, Hook::Trim).name, "mine");
     // The folder is watched again.
     bench.put("mine.wasm", &keeper("other"));
     eventually("other", || {

@@ -113,7 +113,11 @@ mod tests {
             scan(dir.path())?;
             fs::read(&file)?;
         }
-        assert_eq!(heard(&inbox), 0, "what we do ourselves would wake us for ever");
+        assert_eq!(
+            heard(&inbox),
+            0,
+            "what we do ourselves would wake us for ever"
+        );
         fs::write(&file, b"two")?;
         assert!(heard(&inbox) > 0);
         fs::rename(&file, dir.path().join("u.wasm"))?;

@@ -42,7 +42,7 @@ pub(super) struct Janitor(Option<JoinHandle<()>>);
 
 enum Chore {
     /// Drop the used instance, then fill the pool it came from.
-    Replace(Box<Instance>, Weak<Pool>),
+    Replace(Instance, Weak<Pool>),
     Stop,
 }
 
@@ -148,7 +148,7 @@ impl Pool {
 
     /// The end of an instance's only use.
     pub(super) fn spent(self: &Arc<Self>, instance: Instance) {
-        let chore = Chore::Replace(Box::new(instance), Arc::downgrade(self));
+        let chore = Chore::Replace(instance, Arc::downgrade(self));
         // Refused where the janitor is behind or gone: then the instance is dropped right here.
         let _ = self.crew.chores.try_send(chore);
     }

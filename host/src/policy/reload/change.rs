@@ -81,6 +81,14 @@ impl Reconciler {
         if let Err(error) = self.history.served(revision.hook, entry) {
             tracing::error!(target: "stent::policy", "the policy history cannot be written: {error}");
         }
+        let live = self.core.live.load();
+        let serving = live.revisions.iter().chain(&self.builtin);
+        let serving: Vec<_> = serving
+            .chain(live.shadows.iter().map(|shadow| &shadow.revision))
+            .map(|revision| revision.sha256.as_str())
+            .collect();
+        let wanted = |sha256: &str| self.history.names(sha256) || serving.contains(&sha256);
+        self.core.compiler.sweep(wanted);
     }
 
     fn changed(&self, to: &Revision, by: &str, what: &'static str, from: String, reason: &str) {
