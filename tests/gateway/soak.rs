@@ -78,15 +78,16 @@ fn middle(resident: &[u64]) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_under_load_fail_no_request_and_keep_no_memory() {
     let swaps = std::env::var("STENT_SOAK").map_or(SWAPS, |count| count.parse().unwrap());
-    let server = Server::start(&[
+    let text = format!("engine.script.text={TEXT}");
+    let settings = [
         "engine.kind=scripted",
-        &format!("engine.script.text={TEXT}"),
+        &text,
         "engine.script.token=1ms",
         "engine.slots=4",
         "cache.store=off",
         "policies.settle=10ms",
-    ]);
-    let server = Arc::new(server.await);
+    ];
+    let server = Arc::new(Server::start(&settings).await);
     let put = |which: usize| {
         let half = server.policies().join(".soak.tmp");
         std::fs::write(&half, policy(which)).unwrap();

@@ -36,14 +36,6 @@ fn processor_time() -> u128 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hooks_take_microseconds() {
     let bench = Bench::new();
-    if let Ok(dir) = std::env::var("TRY_PLUGINS") {
-        for name in ["cache_exact", "trim_exchanges", "prompt_mistral"] {
-            bench.put(
-                &format!("{name}.wasm"),
-                &std::fs::read(format!("{dir}/{name}.wasm")).unwrap(),
-            );
-        }
-    }
     let policies = bench.start();
     let messages = talk(&[
         "What is diabetes?",
