@@ -10,7 +10,7 @@ all: run
 
 include deploy/bench/bench.mk
 
-.PHONY: all run build test test-all plugins setup fmt lint deny receiver templates clean
+.PHONY: all run build test test-all plugins setup fmt lint deny receiver templates soak bench-micro clean
 
 run: build
 	target/release/stent serve $(ARGS)
@@ -33,6 +33,15 @@ fmt:
 test: fmt lint build $(BENCH_VOCAB)
 	cd plugins && $(CARGO) test --release --locked
 	$(CARGO) test --release --locked
+
+# A thousand swaps of policies under load: nothing fails, nothing is mixed, memory stays flat.
+SOAK ?= 1000
+soak: build
+	STENT_SOAK=$(SOAK) $(CARGO) test --release --locked --test integration gateway::soak -- --nocapture
+
+# What policies and their changes cost (criterion; reports in target/criterion).
+bench-micro: plugins
+	$(CARGO) bench --locked --bench policy
 
 # Also what takes longer or needs more from the registries.
 test-all: test deny receiver templates

@@ -38,7 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admission", &["error", "types"]),
     ("cache", &["types"]),
     ("engine", &["types"]),
-    ("policy", &["types"]),
+    ("policy", &["trace", "types"]),
     ("session", &["types"]),
     ("stream", &["error", "types"]),
     ("error", &["engine", "policy"]),
@@ -47,6 +47,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("trace", &["tls", "types"]),
     ("types", &[]),
+    (
+        "policy_cli",
+        &["config", "engine", "policy", "tls", "types"],
+    ),
     ("bench", &["engine", "tls", "types"]),
 ];
 
@@ -56,7 +60,7 @@ const KNOWN_IN: &[(&str, &[&str])] = &[
     ("llama_cpp_2", &["engine"]),
     ("llama_cpp_sys_2", &["engine"]),
     ("axum", &["http", "api", "stream", "error"]),
-    ("clap", &["main", "models", "bench"]),
+    ("clap", &["main", "models", "bench", "policy_cli"]),
 ];
 
 fn source() -> PathBuf {

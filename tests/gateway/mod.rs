@@ -5,5 +5,6 @@ mod connections;
 mod demo;
 mod input;
 mod load;
+mod soak;
 mod swap;
 mod traces;

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::support::{Guest, keeper, plugin};
+use super::guest::{Guest, keeper};
+use super::support::plugin;
 use crate::support::server::{Server, command, free_port};
 
 /// What a command printed, and its exit status.

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use stent::engine::{self, Settings};
 use stent::engine::shape::make_vocabulary;
+use stent::engine::{self, Settings};
 use stent::policy::{Policies, Surroundings};
 use stent::types::{Message, Role, Special, Token, Tokenizer};
 
@@ -38,8 +38,16 @@ fn vocabularies() -> [(&'static str, Arc<dyn Tokenizer>); 2] {
             file.display()
         )
     });
-    [("demo", demo_model()), ("mistral", mistral)]
-        .map(|(name, path)| (name, engine::tokenizer(&Settings { model: path, ..Settings::default() }).unwrap()))
+    [("demo", demo_model()), ("mistral", mistral)].map(|(name, path)| {
+        (
+            name,
+            engine::tokenizer(&Settings {
+                model: path,
+                ..Settings::default()
+            })
+            .unwrap(),
+        )
+    })
 }
 
 fn policies(tokenizer: &Arc<dyn Tokenizer>, bundled: Option<&str>) -> (Bench, Arc<Policies>) {

@@ -62,6 +62,7 @@ impl Workbench {
         keep: usize,
     ) -> Result<Replay, PolicyError> {
         let unreadable = |source| PolicyError::Files {
+            key: "--recording",
             path: recording.to_owned(),
             source,
         };

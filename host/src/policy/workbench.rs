@@ -18,6 +18,7 @@ use super::generation::{Origin, Revision, digest};
 use super::policies::PolicyError;
 use super::pool::{Crew, Janitor, Pool};
 use super::probe::Bench;
+use super::reload::Way;
 use super::runtime::Runtime;
 use super::settings::{Limits, Settings};
 use super::stage::{Rejection, Stage};
@@ -62,6 +63,9 @@ pub struct Served {
     pub memory_peak: usize,
 }
 
+/// What errors call the folder that is deleted afterwards.
+const SCRATCH: &str = "the temporary folder";
+
 impl Workbench {
     /// # Errors
     /// When the settings are wrong, or engine, threads or folder cannot be had.
@@ -69,6 +73,7 @@ impl Workbench {
         settings.check().map_err(PolicyError::Settings)?;
         let scratch = Scratch::make()?;
         let files = |source| PolicyError::Files {
+            key: SCRATCH,
             path: scratch.0.clone(),
             source,
         };
@@ -201,11 +206,12 @@ impl Workbench {
             limits: &self.limits,
         };
         let (mut served, mut revisions) = (Vec::new(), Vec::new());
+        let mut way = Way::untraced();
         for &hook in &compiled.hooks {
             let settings = self.shared.settings.hook(hook);
             let config = serde_json::Value::Object(settings.config.clone()).to_string();
             let config_digest = digest(config.as_bytes());
-            let candidate = bench.probe(&compiled.component, hook, config)?;
+            let candidate = bench.probe(&mut way, &compiled.component, hook, config)?;
             served.push(Served {
                 hook,
                 name: candidate.name.clone(),
@@ -340,7 +346,11 @@ impl Scratch {
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         match made {
             Ok(()) => Ok(Self(path)),
-            Err(source) => Err(PolicyError::Files { path, source }),
+            Err(source) => Err(PolicyError::Files {
+                key: SCRATCH,
+                path,
+                source,
+            }),
         }
     }
 }

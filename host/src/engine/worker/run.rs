@@ -156,7 +156,12 @@ impl Worker<'_> {
         let begun = Instant::now();
         let result = self.device.step(&plan.rows);
         let took = begun.elapsed();
-        tracing::trace!(rows = plan.rows.len(), answers = plan.samples.len(), ?took, "step");
+        tracing::trace!(
+            rows = plan.rows.len(),
+            answers = plan.samples.len(),
+            ?took,
+            "step"
+        );
         self.shared.watch.end();
         self.totals.steps += 1;
         match result {
