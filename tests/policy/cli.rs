@@ -192,7 +192,9 @@ fn check_tells_an_author_what_is_wrong() {
         ),
         (
             "wasi",
-            Guest::trimmer("t", "(i32.const 1024)").core_with(wasi),
+            Guest::trimmer("t", "(i32.const 1024)")
+                .importing(wasi)
+                .core(),
             "componentize: cannot become",
             "wit-bindgen",
         ),

@@ -37,7 +37,7 @@ fn stopper() -> Vec<u8> {
     let import = format!(
         r#"(import "[export]{interface}" "[resource-new]filter" (func $new (param i32) (result i32)))"#
     );
-    guest.core_with(&import)
+    guest.importing(&import).core()
 }
 
 #[test]
