@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::policy::guest::{Guest, wit, words};
+use crate::policy::guest::{Guest, words};
 use crate::support::server::Server;
 
 const SWAPS: usize = 60;
@@ -24,26 +24,27 @@ const TOLD: [&str; 2] = ["This one is said |A", "This one is said by both |B"];
 /// stops, its filter signs the answer. A request that meets both components is found out.
 fn policy(which: usize) -> Vec<u8> {
     let (name, stop, sign) = [("a", "by", "|A"), ("b", "of", "|B")][which];
-    // One piece, message 0; one stop text.
-    let build = words(2048, &[2, 0, 0, 0])
+    // One piece, the newest message; one stop text. A record of a message has 24 bytes.
+    let build = "(call $messages (local.get $all) (i32.const 1400)) \
+                 (i64.store (i32.const 2056) (i64.load (i32.add (i32.load (i32.const 1400)) \
+                 (i32.mul (i32.sub (i32.load (i32.const 1404)) (i32.const 1)) (i32.const 24)))))"
+        .to_owned()
+        + &words(2048, &[2])
         + &words(2112, &[900, 2])
         + &words(1088, &[0, 2048, 1, 0, 2112, 1])
         + "(i32.const 1088)";
     let push = "(i32.store (i32.const 1288) (local.get $text)) \
                 (i32.store (i32.const 1292) (local.get $bytes)) (i32.const 1280)";
     let finish = words(1344, &[0, 910, 2]) + "(i32.const 1344)";
-    let filter = Guest::filter(name, "", push, &finish);
-    let guest = Guest {
-        world: "both",
-        imports: filter.imports.clone(),
-        ..Guest::prompt(name, "(i32.const 1024)", &build)
-    };
-    let signed = format!(r#"(data (i32.const 900) "{stop}") (data (i32.const 910) "{sign}")"#);
-    let world = "world both { include prompt; export output-filter; }";
-    guest
-        .by(format!("{}\n{world}", wit()))
-        .with(&filter.body)
-        .with(&signed)
+    Guest::prompt(name, "(i32.const 1024)", &build)
+        .importing(
+            r#"(import "stent:policy/request@0.1.0" "[method]transcript.messages"
+                (func $messages (param i32 i32)))"#,
+        )
+        .and(Guest::filter(name, "", push, &finish))
+        .with(&format!(
+            r#"(data (i32.const 900) "{stop}") (data (i32.const 910) "{sign}")"#
+        ))
         .core()
 }
 
@@ -59,7 +60,11 @@ async fn load(server: Arc<Server>, stop: Arc<AtomicBool>, asked: Arc<AtomicU64>)
         let whole = TOLD
             .iter()
             .any(|told| text.contains(&format!("\"{told}\"")));
-        assert!(whole, "a request met two generations: {text}");
+        assert!(
+            whole,
+            "a request met two generations: {text}\n{}",
+            server.log()
+        );
     }
 }
 

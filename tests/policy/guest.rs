@@ -104,8 +104,11 @@ impl Guest {
                 {declare})
               (func (export "stent:policy/prompt-builder@0.1.0#build")
                 (param $req i32) (param $all i32) (result i32)
+                (local $out i32)
+                {build}
+                (local.set $out)
                 (call $drop-request (local.get $req)) (call $drop-transcript (local.get $all))
-                {build})"#
+                (local.get $out))"#
         );
         Self::new("prompt", name, body)
     }
@@ -131,6 +134,15 @@ impl Guest {
                 .into(),
             ..Self::new("caching", name, body)
         }
+    }
+
+    /// One component that serves the hooks of both.
+    pub fn and(mut self, other: Self) -> Self {
+        let (one, two) = (self.world, other.world);
+        let world = format!("world both {{ include {one}; include {two}; }}");
+        self.world = "both";
+        self.imports.push_str(&other.imports);
+        self.with(&other.body).by(format!("{}\n{world}", wit()))
     }
 
     /// Serves no hook at all.

@@ -303,3 +303,34 @@ async fn what_was_kept_of_older_revisions_is_swept() {
     policies.rollback(Hook::Trim).await.unwrap();
     assert_eq!(serving(&policies, Hook::Trim).name, "four");
 }
+
+#[tokio::test]
+async fn a_change_of_one_hook_leaves_the_files_other_hook_alone() {
+    let bench = Bench::new();
+    let both = |name| {
+        let trimmer = Guest::trimmer(name, "(i32.const 1024)");
+        trimmer.and(Guest::guard(name, "(i32.const 1024)")).core()
+    };
+    bench.put("both.wasm", &both("one"));
+    let policies = bench.start();
+    bench.put("both.wasm", &both("two"));
+    policies.reload().await.unwrap();
+    let serve = |trim: &str, guard: &str| {
+        assert_eq!(serving(&policies, Hook::Trim).name, trim);
+        assert_eq!(serving(&policies, Hook::Guard).name, guard);
+    };
+    serve("two", "two");
+    let config = serde_json::from_str(r#"{"any": 1}"#).unwrap();
+    policies.configure(Hook::Trim, config).await.unwrap();
+    serve("two", "two");
+    policies.rollback(Hook::Trim).await.unwrap();
+    serve("one", "two");
+    // A file that serves one of them no more gives it back.
+    bench.put(
+        "both.wasm",
+        &Guest::guard("three", "(i32.const 1024)").core(),
+    );
+    policies.reload().await.unwrap();
+    assert_eq!(serving(&policies, Hook::Guard).name, "three");
+    assert_eq!(serving(&policies, Hook::Trim).state, State::Builtin);
+}

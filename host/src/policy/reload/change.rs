@@ -47,8 +47,9 @@ impl Reconciler {
     ) {
         let live = self.core.live.load_full();
         let mut revisions = live.revisions.clone();
-        // Hooks that this file served before and serves no more fall back.
-        for slot in &mut revisions {
+        // Hooks that this file served before and serves no more fall back. A rollback or a config is
+        // about one hook, and says nothing about the others of its file.
+        for slot in revisions.iter_mut().filter(|_| what == "swapped") {
             let same_file = |r: &Arc<Revision>| r.file().is_some() && r.file() == slot.file();
             if incoming.iter().any(same_file) {
                 *slot = self.builtin[slot.hook as usize].clone();
