@@ -59,7 +59,7 @@ impl Guest for Plugin {
 }
 
 /// The filter of one answer, with what it holds back.
-struct Open(RefCell<String>);
+pub struct Open(RefCell<String>);
 
 impl GuestFilter for Open {
     fn open(_: &Request) -> Result<Filter, String> {
