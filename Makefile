@@ -10,7 +10,7 @@ all: run
 
 include deploy/bench/bench.mk
 
-.PHONY: all run build test test-all plugins setup fmt lint deny receiver templates clean
+.PHONY: all run build test test-all plugins setup fmt lint deny receiver templates soak bench-micro clean
 
 run: build
 	target/release/stent serve $(ARGS)
@@ -34,8 +34,17 @@ test: fmt lint build $(BENCH_VOCAB)
 	cd plugins && $(CARGO) test --release --locked
 	$(CARGO) test --release --locked
 
+# A thousand swaps of policies under load: nothing fails, nothing is mixed, memory stays flat.
+SOAK ?= 1000
+soak: build
+	STENT_SOAK=$(SOAK) $(CARGO) test --release --locked --test integration gateway::soak -- --nocapture
+
+# What policies and their changes cost (criterion; reports in target/criterion).
+bench-micro: plugins
+	$(CARGO) bench --locked --bench policy
+
 # Also what takes longer or needs more from the registries.
-test-all: test deny receiver templates
+test-all: test deny receiver snippet templates
 
 # The projects of `stent policy new` in every language.
 templates: build
@@ -57,6 +66,11 @@ deny:
 # The spans, as a collector that is not ours understands them.
 receiver: build
 	tests/receiver.py target/release/stent
+
+# The README's JavaScript, in a browser.
+snippet: build
+	@command -v chromium >/dev/null || deploy/setup/apt.sh chromium
+	tests/snippet.py target/release/stent
 
 clean:
 	$(CARGO) clean

@@ -16,10 +16,9 @@ have_debian() { dpkg -s $debian >/dev/null 2>&1; }
 if [ "${WASM_STD:-rustup}" = rustup ] && { have_std || rustup target add "$target"; }; then
     cargo build --locked --release --target "$target"
 else
-    as_root=$([ "$(id -u)" = 0 ] || echo sudo)
-    if ! have_debian && ! $as_root apt-get install -y --no-install-recommends $debian; then
-        echo "build.sh: no standard library for $target: run 'rustup target add $target'," \
-            "or install these Debian packages: $debian" >&2
+    if ! have_debian && ! ../deploy/setup/apt.sh $debian; then
+        echo "build.sh: no standard library for $target: run 'rustup target add $target'" \
+            "or install those packages" >&2
         exit 1
     fi
     host=$(rustc -vV | sed -n 's/^host: //p')

@@ -16,3 +16,4 @@ mod policy;
 mod setup;
 mod structure;
 mod telemetry;
+mod texts;

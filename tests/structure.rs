@@ -38,7 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admission", &["error", "types"]),
     ("cache", &["types"]),
     ("engine", &["types"]),
-    ("policy", &["types"]),
+    ("policy", &["trace", "types"]),
     ("session", &["types"]),
     ("stream", &["error", "types"]),
     ("error", &["engine", "policy"]),

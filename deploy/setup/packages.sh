@@ -15,19 +15,5 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 [ -n "$missing" ] || exit 0
-
-by_hand() {
-    echo "stent: $1: install these packages and try again:$missing" >&2
-    exit 1
-}
-command -v apt-get >/dev/null || by_hand "this system has no apt-get"
-sudo=
-if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || by_hand "you are not root and there is no sudo"
-    sudo=sudo
-fi
-echo "stent: installing$missing"
-$sudo apt-get update -q || by_hand "apt-get update failed"
 # shellcheck disable=SC2086 # one word a package
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing ||
-    by_hand "apt-get install failed"
+exec "${0%/*}/apt.sh" $missing

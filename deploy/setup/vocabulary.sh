@@ -12,12 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 if ! python3 -m pip --version >/dev/null 2>&1; then
-    sudo=$([ "$(id -u)" = 0 ] || echo sudo)
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-        python3-pip ca-certificates || {
-        echo "stent: Mistral's vocabulary is fetched with Python's pip: install python3-pip and try again" >&2
-        exit 1
-    }
+    "${0%/*}/apt.sh" python3-pip ca-certificates
 fi
 if ! python3 -m pip download --quiet --no-deps --dest "$work" "mistral-common==$version"; then
     echo "stent: PyPI does not answer: put tokenizer.model.v1 of its package" \

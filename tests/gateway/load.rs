@@ -75,7 +75,9 @@ async fn who_leaves_frees_the_slot_and_harms_nobody() {
     let stays = Frames::of(ask("stays").await);
     let mut leaves = Frames::of(ask("leaves").await);
     while !leaves.next().await.unwrap().contains("text-delta") {}
-    assert_eq!(server.idle_slots().await, 2);
+    server
+        .until("both run", async |s| s.idle_slots().await == 2)
+        .await;
     drop(leaves);
     server
         .until("the slot is free", async |s| s.idle_slots().await == 3)

@@ -2,7 +2,9 @@
 
 mod answers;
 mod connections;
+mod demo;
 mod input;
 mod load;
+mod soak;
 mod swap;
 mod traces;

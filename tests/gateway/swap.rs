@@ -78,11 +78,67 @@ async fn a_broken_file_changes_nothing_and_says_why() {
         entry["stage"].is_string() && !entry["reason"].as_str().unwrap().is_empty(),
         "{entry}"
     );
-    assert!(server.log().contains("broken.wasm"));
+    let log = server.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("broken.wasm: contract: is not WebAssembly"));
+    assert!(
+        line.is_some_and(|line| line.contains("\"stage\":\"contract\"")),
+        "{log}"
+    );
+    let metrics = server.metrics().await;
+    let counted = "stent_policy_reloads_total{result=\"rejected\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
     assert_eq!(live(&server, "trim").await, before);
     server.chat("still there?", "s").await;
     std::fs::remove_file(server.policies().join("broken.wasm")).unwrap();
     server
         .until("it is off the list", async |s| rejected(s).await.is_none())
+        .await;
+}
+
+#[tokio::test]
+async fn a_bad_file_at_startup_is_no_reason_not_to_start_unless_it_is_required() {
+    let bad = |dir: &std::path::Path| {
+        std::fs::write(dir.join("bad.wasm"), b"this is no policy").unwrap();
+    };
+    let ready = async |s: &Server| {
+        let response = s.client.get(format!("{}/ready", s.base)).send().await;
+        let response = response.unwrap();
+        (response.status(), response.text().await.unwrap())
+    };
+    let optional = Server::launch(&SLOW, bad);
+    optional
+        .until("it is ready", async |s| {
+            let asked = s.client.get(format!("{}/ready", s.base)).send().await;
+            asked.is_ok_and(|response| response.status() == 200)
+        })
+        .await;
+    optional.chat("Hello", "s").await;
+    let required = Server::launch(&[&SLOW[..], &["policies.trim.required=true"]].concat(), bad);
+    required
+        .until("it answers", async |s| {
+            let alive = s.client.get(format!("{}/health", s.base)).send().await;
+            alive.is_ok_and(|response| response.status() == 200)
+        })
+        .await;
+    let (status, why) = ready(&required).await;
+    assert_eq!(status, 503, "{why}");
+    assert!(why.contains("policies.trim.required is set"), "{why}");
+    // The built-in policy serves those who ask all the same.
+    assert_eq!(live(&required, "trim").await["state"], "builtin");
+    required.chat("Hello", "s").await;
+    std::fs::rename(
+        required.policies().join("bad.wasm"),
+        required.policies().join("bad.txt"),
+    )
+    .unwrap();
+    std::fs::write(
+        required.policies().join("good.wasm"),
+        bundled("trim-exchanges"),
+    )
+    .unwrap();
+    required
+        .until("it is ready", async |s| ready(s).await.0 == 200)
         .await;
 }

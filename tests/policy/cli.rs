@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::support::{Guest, keeper, plugin};
+use super::guest::{Guest, keeper};
+use super::support::plugin;
 use crate::support::server::{Server, command, free_port};
 
 /// What a command printed, and its exit status.
@@ -191,7 +192,9 @@ fn check_tells_an_author_what_is_wrong() {
         ),
         (
             "wasi",
-            Guest::trimmer("t", "(i32.const 1024)").core_with(wasi),
+            Guest::trimmer("t", "(i32.const 1024)")
+                .importing(wasi)
+                .core(),
             "componentize: cannot become",
             "wit-bindgen",
         ),
@@ -216,7 +219,7 @@ fn check_tells_an_author_what_is_wrong() {
             Guest::trimmer("t", "(i32.const 1024)")
                 .configure("(loop (br 0)) (unreachable)")
                 .core(),
-            "configure: it ran past its limit",
+            "configure: it ran past policies.limits.probe = 200ms",
             "",
         ),
     ];

@@ -1,10 +1,14 @@
 //! Guests that misbehave while serving: each fault has its kind, and never decides.
 
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use stent::policy::{Denied, Fail, Hook, RunError};
+use tracing_subscriber::layer::SubscriberExt;
 
-use super::support::{Bench, Guest, eventually, rejected, serving, snapshot, talk};
+use super::guest::Guest;
+use super::support::{Bench, eventually, rejected, serving, snapshot, talk};
 
 /// Puts the guest in, asks it once, and returns the fault; then asks again with `fail = "open"`.
 async fn fault(body: &str) -> RunError {
@@ -142,27 +146,60 @@ async fn an_error_of_its_own_is_a_fault_with_its_words() {
     );
 }
 
+/// Lines of policies, and the longest of them.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        struct Message<'a>(&'a mut String);
+        impl tracing::field::Visit for Message<'_> {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn Debug) {
+                if field.name() == "message" {
+                    *self.0 = format!("{value:?}");
+                }
+            }
+        }
+        if event.metadata().target() == "stent::policy" {
+            let mut line = String::new();
+            event.record(&mut Message(&mut line));
+            self.0.lock().unwrap().push(line);
+        }
+    }
+}
+
 #[tokio::test]
-async fn a_flood_of_log_lines_changes_nothing_else() {
+async fn a_flood_of_log_lines_is_cut_and_changes_nothing_else() {
     let mut bench = Bench::new();
-    let body = "(loop (call $log (i32.const 1) (i32.const 600) (i32.const 14)) \
+    // A thousand lines of 5000 bytes each.
+    let body = "(loop (call $log (i32.const 1) (i32.const 2048) (i32.const 5000)) \
                 (local.set $n (i32.add (local.get $n) (i32.const 1))) \
                 (br_if 0 (i32.lt_u (local.get $n) (i32.const 1000)))) (i32.const 1024)";
     bench.put("noisy.wasm", &Guest::trimmer("noisy", body).core());
     bench.settings.trim.fail = Fail::Closed;
     let policies = bench.start();
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::registry().with(lines.clone());
+    // The guest runs on this thread.
+    let listening = tracing::subscriber::set_default(subscriber);
     let trimmed = snapshot(&policies)
         .trim(&talk(&["a", "b", "c"]), None)
         .await
         .unwrap();
+    drop(listening);
     assert_eq!(trimmed.kept, [0, 1, 2]);
+    let lines = lines.0.lock().unwrap();
+    let allowed = bench.settings.limits.log_lines as usize;
+    assert_eq!(lines.len(), allowed + 1, "{lines:?}");
+    assert!(lines.iter().all(|line| line.len() <= 1024));
+    assert!(lines[allowed].contains("further lines are dropped"));
 }
 
 #[tokio::test]
 async fn a_policy_that_faults_too_often_is_rolled_back() {
     let mut bench = Bench::new();
     bench.settings.breaker.faults = 3;
-    bench.put("t.wasm", &super::support::keeper("good"));
+    bench.put("t.wasm", &super::guest::keeper("good"));
     let policies = bench.start();
     bench.put("t.wasm", &Guest::trimmer("bad", "(unreachable)").core());
     policies.reload().await.unwrap();

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use stent::policy::{Hook, State};
 
-use super::support::{
-    Bench, Guest, eventually, keeper, plugin, rejected, rejected_hook, serving, snapshot, talk,
-};
+use super::guest::{Guest, keeper};
+use super::support::{Bench, eventually, plugin, rejected, rejected_hook, serving, snapshot, talk};
 
 #[tokio::test]
 async fn a_dropped_file_serves_new_requests_and_running_ones_keep_theirs() {
@@ -101,13 +100,15 @@ async fn broken_files_change_nothing_and_say_why() {
         ),
         (
             "import.wasm",
-            Guest::trimmer("t", "(i32.const 1024)").core_with(clock),
+            Guest::trimmer("t", "(i32.const 1024)")
+                .importing(clock)
+                .core(),
             "componentize",
             "cannot become a component",
         ),
         (
             "version.wasm",
-            newer.core_versioned("0.9.0"),
+            newer.versioned("0.9.0"),
             "contract",
             "is written for stent:policy/",
         ),
@@ -235,12 +236,19 @@ async fn a_vanished_folder_is_no_deletion() {
     let policies = bench.start();
     let away = bench.root.path().join("away");
     std::fs::rename(&bench.settings.dir, &away).unwrap();
+    let alarm = eventually("an alarm", || policies.alarms().pop());
+    assert!(
+        alarm.contains("cannot be read; what serves goes on serving"),
+        "{alarm}"
+    );
+    // Longer than a deleted file would be given.
     policies.reload().await.unwrap();
-    assert!(policies.alarms()[0].contains("cannot be read; what serves goes on serving"));
+    tokio::time::sleep(2 * bench.settings.grace).await;
+    policies.reload().await.unwrap();
     assert_eq!(serving(&policies, Hook::Trim).name, "mine");
     std::fs::rename(&away, &bench.settings.dir).unwrap();
-    policies.reload().await.unwrap();
-    assert!(policies.alarms().is_empty());
+    eventually("no alarm", || policies.alarms().is_empty().then_some(()));
+    assert_eq!(serving(&policies, Hook::Trim).name, "mine");
     // The folder is watched again.
     bench.put("mine.wasm", &keeper("other"));
     eventually("other", || {

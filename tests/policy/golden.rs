@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::cli::{CASE, Desk};
-use super::support::{Guest, keeper, plugin};
+use super::guest::{Guest, keeper};
+use super::support::plugin;
 
 /// Stops each answer at its first chunk; the reason is "it will not do".
 fn stopper() -> Vec<u8> {
@@ -36,7 +37,7 @@ fn stopper() -> Vec<u8> {
     let import = format!(
         r#"(import "[export]{interface}" "[resource-new]filter" (func $new (param i32) (result i32)))"#
     );
-    guest.core_with(&import)
+    guest.importing(&import).core()
 }
 
 #[test]

@@ -9,7 +9,8 @@ use futures::StreamExt;
 use serde_json::json;
 
 use super::cli::Desk;
-use super::support::{Bench, Guest, eventually, plugin, snapshot, talk};
+use super::guest::Guest;
+use super::support::{Bench, eventually, plugin, snapshot, talk};
 use crate::support::server::Server;
 
 #[tokio::test]

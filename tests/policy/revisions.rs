@@ -4,7 +4,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
 use stent::policy::{Hook, State};
 
-use super::support::{Bench, Guest, eventually, keeper, plugin, rejected, serving, snapshot, talk};
+use super::guest::{Guest, keeper};
+use super::support::{Bench, eventually, plugin, rejected, serving, snapshot, talk};
 
 #[tokio::test]
 async fn a_rollback_holds_over_a_restart_until_the_file_changes() {
@@ -266,4 +267,70 @@ async fn a_component_is_taken_as_well_as_a_core_module() {
         .cache_decide(&talk(&["What is diabetes?"]))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn what_was_kept_of_older_revisions_is_swept() {
+    let mut bench = Bench::new();
+    bench.settings.keep = 2;
+    let policies = bench.start();
+    let names = ["one", "two", "three", "four", "five"];
+    for name in names {
+        bench.put("t.wasm", &keeper(name));
+        policies.reload().await.unwrap();
+        assert_eq!(serving(&policies, Hook::Trim).name, name);
+    }
+    let files = |folder: &str| {
+        let path = bench.root.path().join("data/policies").join(folder);
+        let mut files: Vec<_> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        files
+    };
+    let there = |folder: &str, name: &'static str| {
+        let sha256 = hex::encode(Sha256::digest(keeper(name)));
+        files(folder).iter().any(|file| file.starts_with(&sha256))
+    };
+    for folder in ["sources", "compiled"] {
+        assert!(there(folder, "four") && there(folder, "five"));
+        for gone in &names[..3] {
+            assert!(!there(folder, gone), "{gone} is still in {folder}");
+        }
+    }
+    // The one before can still take over, and so can the built-in one.
+    policies.rollback(Hook::Trim).await.unwrap();
+    assert_eq!(serving(&policies, Hook::Trim).name, "four");
+}
+
+#[tokio::test]
+async fn a_change_of_one_hook_leaves_the_files_other_hook_alone() {
+    let bench = Bench::new();
+    let both = |name| {
+        let trimmer = Guest::trimmer(name, "(i32.const 1024)");
+        trimmer.and(Guest::guard(name, "(i32.const 1024)")).core()
+    };
+    bench.put("both.wasm", &both("one"));
+    let policies = bench.start();
+    bench.put("both.wasm", &both("two"));
+    policies.reload().await.unwrap();
+    let serve = |trim: &str, guard: &str| {
+        assert_eq!(serving(&policies, Hook::Trim).name, trim);
+        assert_eq!(serving(&policies, Hook::Guard).name, guard);
+    };
+    serve("two", "two");
+    let config = serde_json::from_str(r#"{"any": 1}"#).unwrap();
+    policies.configure(Hook::Trim, config).await.unwrap();
+    serve("two", "two");
+    policies.rollback(Hook::Trim).await.unwrap();
+    serve("one", "two");
+    // A file that serves one of them no more gives it back.
+    bench.put(
+        "both.wasm",
+        &Guest::guard("three", "(i32.const 1024)").core(),
+    );
+    policies.reload().await.unwrap();
+    assert_eq!(serving(&policies, Hook::Guard).name, "three");
+    assert_eq!(serving(&policies, Hook::Trim).state, State::Builtin);
 }

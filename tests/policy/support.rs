@@ -1,11 +1,11 @@
-//! Components for tests: the bundled ones, and small ones written in WebAssembly text.
+//! Gateways for tests: folders, settings, tokens, messages.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stent::policy::{
-    Facts, Hook, Listed, Observer, Policies, Settings, Snapshot, State, Surroundings,
+    Facts, Hook, HookSettings, Listed, Observer, Policies, Settings, Snapshot, State, Surroundings,
 };
 use stent::types::{Message, Role, Special, Token, Tokenizer};
 
@@ -81,6 +81,17 @@ impl Bench {
                 compiler: Some(env!("CARGO_BIN_EXE_stent").into()),
             },
         )
+    }
+
+    pub fn hook(&mut self, hook: Hook) -> &mut HookSettings {
+        let settings = &mut self.settings;
+        match hook {
+            Hook::Guard => &mut settings.guard,
+            Hook::Trim => &mut settings.trim,
+            Hook::Prompt => &mut settings.prompt,
+            Hook::Cache => &mut settings.cache,
+            Hook::Filter => &mut settings.filter,
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -172,106 +183,4 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(start.elapsed() < Duration::from_secs(10), "never: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// A component for one hook, from a core module in text whose placeholders are filled: `wat` is
-/// the body of the hook's function.
-pub struct Guest {
-    pub world: &'static str,
-    pub name: &'static str,
-    /// Functions, globals and data beside the standard ones; the hook's own export is in here.
-    pub body: String,
-    pub configure: &'static str,
-    pub wit: Option<String>,
-}
-
-impl Guest {
-    /// A trimmer whose `trim` runs `body`, which leaves the address of its result.
-    ///
-    /// `result<decision, string>` in memory: a byte (0 ok), at 8 the variant (0 keep-all,
-    /// 1 keep-from, 2 keep), at 16 its payload.
-    pub fn trimmer(name: &'static str, body: &str) -> Self {
-        let body = format!(
-            r#"(func (export "stent:policy/session-trimmer@0.1.0#trim")
-                (param $req i32) (param $max i32) (param $low i32) (param $per i32)
-                (param $some i32) (param $prev i64) (param $all i32) (result i32)
-                (local $n i32)
-                (call $drop-request (local.get $req)) (call $drop-transcript (local.get $all))
-                {body})"#
-        );
-        Self {
-            world: "trim",
-            name,
-            body,
-            configure: "(i32.const 512)",
-            wit: None,
-        }
-    }
-
-    pub fn configure(mut self, body: &'static str) -> Self {
-        self.configure = body;
-        self
-    }
-
-    pub fn core(&self) -> Vec<u8> {
-        self.build("", "0.1.0")
-    }
-
-    /// With another import.
-    pub fn core_with(&self, import: &str) -> Vec<u8> {
-        self.build(import, "0.1.0")
-    }
-
-    /// Written for another version of the contract.
-    pub fn core_versioned(&self, version: &str) -> Vec<u8> {
-        self.build("", version)
-    }
-
-    fn build(&self, import: &str, version: &str) -> Vec<u8> {
-        let (name, len) = (self.name, self.name.len());
-        let (body, configure) = (&self.body, self.configure);
-        let module = format!(
-            r#"(module
-              (import "stent:policy/host@0.1.0" "log" (func $log (param i32 i32 i32)))
-              (import "stent:policy/host@0.1.0" "count-tokens" (func $count (param i32 i32) (result i32)))
-              (import "stent:policy/request@0.1.0" "[resource-drop]request" (func $drop-request (param i32)))
-              (import "stent:policy/request@0.1.0" "[resource-drop]transcript" (func $drop-transcript (param i32)))
-              {import}
-              (memory (export "memory") 2)
-              (global $top (mut i32) (i32.const 4096))
-              (data (i32.const 64) "{name}")
-              (data (i32.const 128) "1.0.0")
-              ;; descriptor at 256: name, version, summary, no schema
-              (data (i32.const 256) "\40\00\00\00\{len:02x}\00\00\00\80\00\00\00\05\00\00\00\40\00\00\00\01\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00")
-              ;; 512: ok; 528: error "no" at 600
-              (data (i32.const 528) "\01\00\00\00\58\02\00\00\0e\00\00\00")
-              (data (i32.const 600) "it will not do")
-              (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $top) (i32.const 15)) (i32.const -16)))
-                (global.set $top (i32.add (local.get $at) (local.get 3)))
-                (local.get $at))
-              (func (export "stent:policy/policy@0.1.0#describe") (result i32) (i32.const 256))
-              (func $configure (export "stent:policy/policy@0.1.0#configure") (param i32 i32) (result i32) {configure})
-              (func (export "stent:policy/policy@0.1.0#self-test") (result i32) (i32.const 512))
-              {body})"#
-        );
-        let module = module.replace("0.1.0", version);
-        let mut bytes = wat::parse_str(&module).unwrap_or_else(|e| panic!("{e}\n{module}"));
-        let wit = self.wit.clone().unwrap_or_else(|| {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/policy.wit");
-            std::fs::read_to_string(path).unwrap()
-        });
-        let mut resolve = wit_parser::Resolve::default();
-        let package = resolve.push_str("policy.wit", &wit).unwrap();
-        let world = resolve.select_world(&[package], Some(self.world)).unwrap();
-        let encoding = wit_component::StringEncoding::UTF8;
-        wit_component::embed_component_metadata(&mut bytes, &resolve, world, encoding).unwrap();
-        bytes
-    }
-}
-
-/// A trimmer that keeps everything: harmless, and small.
-pub fn keeper(name: &'static str) -> Vec<u8> {
-    Guest::trimmer(name, "(i32.const 1024)").core()
 }

@@ -14,24 +14,21 @@ fn templates() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/templates")
 }
 
-/// Runs a tool in a project. Crates come from where building the bundled policies left them, and
-/// builds share a folder, so only the five policies themselves are compiled each time.
+/// Runs a tool in a project. What the bundled policies were built from is used again, so only the
+/// policy itself is compiled, and nothing is fetched.
 #[track_caller]
 fn build(project: &Path, program: &str, args: &[&str]) {
     let output = Command::new(program)
         .args(args)
         .current_dir(project)
-        .env(
-            "CARGO_TARGET_DIR",
-            concat!(env!("CARGO_TARGET_TMPDIR"), "/templates"),
-        )
+        .env("CARGO_TARGET_DIR", templates().join("../target"))
         .env("CARGO_NET_OFFLINE", "true")
         .env_remove("MAKEFLAGS")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success(),
+        output.status.success() && !said.contains("warning: "),
         "{program} {args:?} in {}:\n{said}",
         project.display()
     );

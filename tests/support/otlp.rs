@@ -50,6 +50,7 @@ pub struct Received {
     /// Span ids that it links to.
     pub links: Vec<String>,
     pub failed: bool,
+    pub start: u64,
     pub end: u64,
     /// Everything that came, for tests that look for what must not be there.
     pub raw: String,
@@ -133,6 +134,36 @@ impl Receiver {
         }
     }
 
+    /// The spans of a trace whose root has this name and attribute, once the root has come: it
+    /// comes last. Fails after 10 s.
+    pub fn rooted(&self, name: &str, key: &str, value: &str) -> Vec<Received> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let wanted = |span: &Span| {
+            let told = |(k, v): &(String, Value)| k == key && v == value;
+            span.parent_span_id.is_empty()
+                && span.name == name
+                && pairs(&span.attributes).iter().any(told)
+        };
+        loop {
+            let root = self
+                .store
+                .0
+                .lock()
+                .unwrap()
+                .iter()
+                .find(|s| wanted(s))
+                .cloned();
+            if let Some(root) = root {
+                return self.now(&root.trace_id);
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no {name} with {key}={value} came"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn now(&self, id: &[u8]) -> Vec<Received> {
         let spans = self.store.0.lock().unwrap();
         spans
@@ -148,6 +179,16 @@ impl Drop for Receiver {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+impl Received {
+    /// An attribute's value as text; empty where there is none.
+    pub fn told(&self, key: &str) -> &str {
+        let found = self.attributes.iter().find(|(k, _)| k == key);
+        found
+            .and_then(|(_, value)| value.as_str())
+            .unwrap_or_default()
     }
 }
 
@@ -241,6 +282,7 @@ fn received(span: &Span) -> Received {
             .map(|link| hex::encode(&link.span_id))
             .collect(),
         failed: span.status.as_ref().is_some_and(|status| status.code == 2),
+        start: span.start_time_unix_nano,
         end: span.end_time_unix_nano,
         raw: format!("{span:?}"),
     }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Server {
     /// Starts with these `--set` values on top of small defaults and waits until it is ready.
     pub async fn start(sets: &[&str]) -> Self {
-        let server = Self::launch(sets);
+        let server = Self::launch(sets, |_| {});
         server
             .until("the server is ready", async |s| {
                 s.client
@@ -36,10 +36,13 @@ impl Server {
         server
     }
 
-    fn launch(sets: &[&str]) -> Self {
+    /// Does not wait; `prepare` is given the policies folder before the server sees it.
+    pub fn launch(sets: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         stent::tls::install();
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("policies")).unwrap();
+        let policies = folder.path().join("policies");
+        std::fs::create_dir(&policies).unwrap();
+        prepare(&policies);
         let (public, admin) = (free_port(), free_port());
         let mut command = command();
         command
@@ -121,6 +124,29 @@ impl Server {
             .json()
             .await
             .unwrap()
+    }
+
+    /// A gauge of `/metrics` that has no labels.
+    pub async fn gauge(&self, name: &str) -> u64 {
+        let metrics = self.metrics().await;
+        let line = metrics
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        let value = line.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+        value.parse::<f64>().unwrap() as u64
+    }
+
+    pub async fn metrics(&self) -> String {
+        let response = self.client.get(format!("{}/metrics", self.admin));
+        response.send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Memory of the server's process, in bytes.
+    pub fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/statm", self.child.id());
+        let statm = std::fs::read_to_string(path).unwrap();
+        let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * 4096
     }
 
     pub async fn idle_slots(&self) -> usize {

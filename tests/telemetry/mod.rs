@@ -186,14 +186,14 @@ fn a_reload_is_a_trace_of_its_own() {
     let (layer, guard) = trace::exporting(&settings).unwrap();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
     let id = dispatcher::with_default(&dispatch, || {
-        let reload = spans::policy_reload();
+        let reload = spans::policy_reload("mine.wasm");
         drop(spans::reload_stage(&reload, "settle"));
         spans::failed(&spans::reload_stage(&reload, "compile"), "not-wasm");
-        spans::reload_done(&reload, "rejected", 3);
+        spans::reload_rejected(&reload, "compile", "is not WebAssembly", 3);
         trace::trace_id(&reload).unwrap()
     });
     guard.close();
-    let expected = r#"policy.reload INTERNAL FAILED error.type="rejected" stent.policy.generation=3 stent.reload.result="rejected"
+    let expected = r#"policy.reload INTERNAL FAILED error.type="compile" stent.policy.file="mine.wasm" stent.policy.generation=3 stent.reload.reason="is not WebAssembly" stent.reload.result="rejected" stent.reload.stage="compile"
   compile INTERNAL FAILED error.type="not-wasm" stent.reload.stage="compile"
   settle INTERNAL stent.reload.stage="settle"
 "#;

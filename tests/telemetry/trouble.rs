@@ -33,7 +33,7 @@ fn never_waits(otlp: String, protocol: Protocol) {
     let start = Instant::now();
     dispatcher::with_default(&dispatch, || {
         for _ in 0..SPANS {
-            drop(spans::policy_reload());
+            drop(spans::policy_reload("a.wasm"));
         }
     });
     let took = start.elapsed();
@@ -82,7 +82,7 @@ fn a_collector_that_comes_back_gets_the_later_spans() {
         let (dispatch, guard) = set_up(address.clone(), protocol);
         let one_span = || {
             dispatcher::with_default(&dispatch, || {
-                let span = spans::policy_reload();
+                let span = spans::policy_reload("a.wasm");
                 trace::trace_id(&span).unwrap()
             })
         };
@@ -96,7 +96,7 @@ fn a_collector_that_comes_back_gets_the_later_spans() {
         guard.close();
     }
     let (dispatch, guard) = set_up(nobody(), Protocol::Grpc);
-    dispatcher::with_default(&dispatch, || drop(spans::policy_reload()));
+    dispatcher::with_default(&dispatch, || drop(spans::policy_reload("a.wasm")));
     guard.flush();
     assert_eq!(
         (guard.counts().exported(), guard.counts().dropped()),
@@ -115,7 +115,9 @@ fn a_trace_that_is_not_sampled_is_neither_sent_nor_lost() {
     let (layer, guard) = trace::exporting(&settings).unwrap();
     let counts = guard.counts();
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
-    let id = dispatcher::with_default(&dispatch, || trace::trace_id(&spans::policy_reload()));
+    let id = dispatcher::with_default(&dispatch, || {
+        trace::trace_id(&spans::policy_reload("a.wasm"))
+    });
     assert!(id.is_some(), "logs and answers still name the trace");
     guard.close();
     assert_eq!(

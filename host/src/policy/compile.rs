@@ -128,6 +128,19 @@ impl Compiler {
         write.map_err(|e| Stage::Compile.reject(format!("its result could not be kept: {e}")))
     }
 
+    /// Forgets what was compiled from sources that nobody may want again.
+    pub(super) fn sweep(&self, wanted: impl Fn(&str) -> bool) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let sha256 = name.to_string_lossy();
+            let sha256 = sha256.split_once('-').map_or("", |(sha256, _)| sha256);
+            if !wanted(sha256) {
+                // A file too many costs only room on disk; code in use stays mapped.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     fn output(&self, sha256: &str) -> PathBuf {
         self.dir
             .join(format!("{sha256}-{}.cwasm", self.compatibility))

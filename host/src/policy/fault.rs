@@ -10,9 +10,9 @@ use super::types::Hook;
 /// A guest's fault. Never its decision.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RunError {
-    #[error("it ran past its limit of {limit:?}")]
+    #[error("it ran past policies.limits.call = {limit:?}")]
     Deadline { limit: Duration },
-    #[error("it asked for {asked} bytes of memory, the limit is {limit}")]
+    #[error("it asked for {asked} bytes of memory, past policies.limits.memory = {limit}")]
     Memory { asked: usize, limit: usize },
     #[error("its calls are nested too deeply for its stack of {limit} bytes")]
     Stack { limit: usize },

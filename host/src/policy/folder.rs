@@ -68,16 +68,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// Sends a hint for each event that may mean a change.
 pub(super) fn watch(dir: &Path, hints: mpsc::Sender<Hint>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let worth = match event {
-            // Our own reads raise open and close events; answering them would never end.
-            Ok(event) => match event.kind {
-                EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-                _ => true,
-            },
-            // The queue overflowed: something was missed.
-            Err(_) => true,
-        };
-        if worth {
+        if is_worth_a_look(&event) {
             // Nobody listens any more when the gateway goes down.
             let _ = hints.send(Hint::Look);
         }
@@ -85,4 +76,61 @@ pub(super) fn watch(dir: &Path, hints: mpsc::Sender<Hint>) -> notify::Result<Rec
     watcher.configure(notify::Config::default().with_poll_interval(Duration::from_secs(1)))?;
     watcher.watch(dir, RecursiveMode::NonRecursive)?;
     Ok(watcher)
+}
+
+fn is_worth_a_look(event: &notify::Result<notify::Event>) -> bool {
+    match event {
+        // Our own reads raise open and close events; answering them would never end.
+        Ok(event) => match event.kind {
+            EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+            _ => true,
+        },
+        // The queue overflowed: something was missed.
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::Flag;
+
+    use super::*;
+
+    /// All hints that come until none has come for a while.
+    fn heard(inbox: &mpsc::Receiver<Hint>) -> usize {
+        let quiet = Duration::from_millis(200);
+        std::iter::from_fn(|| inbox.recv_timeout(quiet).ok()).count()
+    }
+
+    #[test]
+    fn writing_is_heard_and_our_own_reading_is_not() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("t.wasm");
+        fs::write(&file, b"one")?;
+        let (hints, inbox) = mpsc::channel();
+        let _watcher = watch(dir.path(), hints)?;
+        for _ in 0..20 {
+            scan(dir.path())?;
+            fs::read(&file)?;
+        }
+        assert_eq!(
+            heard(&inbox),
+            0,
+            "what we do ourselves would wake us for ever"
+        );
+        fs::write(&file, b"two")?;
+        assert!(heard(&inbox) > 0);
+        fs::rename(&file, dir.path().join("u.wasm"))?;
+        assert!(heard(&inbox) > 0);
+        fs::remove_file(dir.path().join("u.wasm"))?;
+        assert!(heard(&inbox) > 0);
+        Ok(())
+    }
+
+    #[test]
+    fn an_overflowing_queue_means_looking_at_everything() {
+        let missed = notify::Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        assert!(is_worth_a_look(&Ok(missed)));
+        assert!(is_worth_a_look(&Err(notify::Error::generic("lost"))));
+    }
 }

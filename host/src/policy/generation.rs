@@ -1,14 +1,15 @@
 //! What serves: one revision for each hook, under one number.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
 use super::breaker::Breaker;
 use super::pool::Pool;
+use super::reload::Draining;
 use super::settings::Fail;
 use super::shadow::Shadow;
 use super::types::{Hook, Scope};
@@ -23,6 +24,8 @@ pub(super) struct Generation {
     /// Digest over all policies and configs.
     pub identity: String,
     _counted: Counted,
+    /// The trace of what replaced it, which ends when this is freed.
+    draining: OnceLock<Draining>,
 }
 
 /// One policy serving one hook.
@@ -87,6 +90,15 @@ impl Generation {
             shadows,
             identity,
             _counted: Counted(gauge.clone()),
+            draining: OnceLock::new(),
+        }
+    }
+
+    /// It serves no new requests any more.
+    pub(super) fn replaced(&self, draining: Option<Draining>) {
+        if let Some(draining) = draining {
+            // A generation is replaced once.
+            let _ = self.draining.set(draining);
         }
     }
 

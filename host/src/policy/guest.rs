@@ -1,5 +1,6 @@
 //! One instance of one policy: instantiated, configured, used for one request, dropped.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,10 @@ pub(super) struct Template {
     pub limits: Arc<Limits>,
 }
 
-pub(super) struct Instance {
+/// Passed from hand to hand by its address: it is some hundred bytes long.
+pub(super) struct Instance(Box<Body>);
+
+pub(super) struct Body {
     pub store: Store<HostState>,
     pub hook: HookGuest,
     policy: wit::policy::Guest,
@@ -96,8 +100,13 @@ impl Template {
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(usize::try_from(self.limits.result_bytes).unwrap_or(usize::MAX));
         store.epoch_deadline_callback(|mut context| {
-            context.data_mut().clock.charge(TICK)?;
-            Ok(UpdateDeadline::Yield(1))
+            let clock = &mut context.data_mut().clock;
+            clock.charge(TICK)?;
+            // A short call that happens to meet a tick is not worth a trip to the scheduler.
+            Ok(match clock.ran > TICK {
+                true => UpdateDeadline::Yield(1),
+                false => UpdateDeadline::Continue(1),
+            })
         });
         // Instantiating runs guest code too; without a deadline ahead it would trap at once.
         store.set_epoch_deadline(1);
@@ -110,12 +119,12 @@ impl Template {
             HookIndices::Cache(it) => HookGuest::Cache(it.load(&mut store, &raw)?),
             HookIndices::Filter(it) => HookGuest::Filter(it.load(&mut store, &raw)?),
         };
-        Ok(Instance {
+        Ok(Instance(Box::new(Body {
             store,
             hook,
             policy,
             _permit: permit,
-        })
+        })))
     }
 
     /// A fresh instance, ready to be asked.
@@ -136,7 +145,20 @@ impl Template {
 /// What one rise of the epoch costs a guest; see [`super::host::Clock`].
 const TICK: Duration = Duration::from_millis(1);
 
-impl Instance {
+impl Deref for Instance {
+    type Target = Body;
+    fn deref(&self) -> &Body {
+        &self.0
+    }
+}
+
+impl DerefMut for Instance {
+    fn deref_mut(&mut self) -> &mut Body {
+        &mut self.0
+    }
+}
+
+impl Body {
     /// Starts the allowance of the next call.
     pub(super) fn allow(&mut self, limit: Duration) {
         self.store.data_mut().allow(limit);

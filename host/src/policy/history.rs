@@ -160,15 +160,15 @@ impl History {
         log.write_all(&line)
     }
 
+    /// Whether a kept revision of any hook is made from this source.
+    pub(super) fn names(&self, sha256: &str) -> bool {
+        let mut all = self.state.revisions.values().flatten();
+        all.any(|entry| entry.sha256 == sha256)
+    }
+
     /// Forgets a source that will not serve, unless a revision names it.
     pub(super) fn discard(&self, sha256: &str) {
-        let named = self
-            .state
-            .revisions
-            .values()
-            .flatten()
-            .any(|e| e.sha256 == sha256);
-        if !named && !sha256.is_empty() {
+        if !self.names(sha256) && !sha256.is_empty() {
             // A source too many costs only room on disk.
             let _ = fs::remove_file(self.source(sha256));
         }
@@ -176,11 +176,7 @@ impl History {
 
     /// Sources that no revision names any more are removed.
     fn sweep(&self) {
-        let named = |file: &str| {
-            let all = self.state.revisions.values().flatten();
-            all.into_iter()
-                .any(|e| file.strip_suffix(".wasm") == Some(&e.sha256))
-        };
+        let named = |file: &str| file.strip_suffix(".wasm").is_some_and(|it| self.names(it));
         let Ok(entries) = fs::read_dir(self.dir.join("sources")) else {
             return;
         };

@@ -28,16 +28,14 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
             hook: None,
         })?;
     let (imports, exports) = surface(&component)?;
-    // Told also of a file whose version is not spoken here.
-    let first = exports.iter().find_map(|export| {
-        let (interface, _) = of_package(export)?;
-        let serves = |hook: &Hook| hook.interface() == interface;
-        Hook::ALL.into_iter().find(serves)
-    });
+    // Told of a file that is refused, too.
+    let meant = exports
+        .iter()
+        .find_map(|export| hook_of(of_package(export)?.0));
     for import in &imports {
-        check_import(import).map_err(|r| r.about(first))?;
+        check_import(import).map_err(|r| r.about(meant))?;
     }
-    let hooks = hooks(&exports)?;
+    let hooks = hooks(&exports).map_err(|r| r.about(meant))?;
     Ok(Inspected { component, hooks })
 }
 
@@ -123,11 +121,9 @@ fn hooks(exports: &[String]) -> Result<Vec<Hook>, Rejection> {
         let Some((interface, version)) = of_package(export) else {
             continue;
         };
-        let hook = Hook::ALL
-            .into_iter()
-            .find(|hook| hook.interface() == interface);
+        let hook = hook_of(interface);
         if hook.is_some() || interface == "policy" {
-            spoken(export, version).map_err(|r| r.about(hook))?;
+            spoken(export, version)?;
         }
         found.extend(hook);
         describes |= interface == "policy";
@@ -144,6 +140,12 @@ fn hooks(exports: &[String]) -> Result<Vec<Hook>, Rejection> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+fn hook_of(interface: &str) -> Option<Hook> {
+    Hook::ALL
+        .into_iter()
+        .find(|hook| hook.interface() == interface)
 }
 
 fn of_package(name: &str) -> Option<(&str, &str)> {

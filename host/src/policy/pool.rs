@@ -14,6 +14,10 @@ use super::guest::{Instance, Template};
 /// Used instances that may wait for the janitor. When requests use them faster than he drops
 /// them, each drops its own, or they would pile up until none can be had.
 const CHORES: usize = 32;
+/// How long the janitor leaves a request alone that has just used an instance: its next calls come
+/// right after, and his work next to them costs them more than it spares (each page given back
+/// interrupts every other processor of this process).
+const RESPITE: Duration = Duration::from_millis(1);
 /// How long a request waits for an instance when all are in use.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -38,7 +42,7 @@ pub(super) struct Janitor(Option<JoinHandle<()>>);
 
 enum Chore {
     /// Drop the used instance, then fill the pool it came from.
-    Replace(Box<Instance>, Weak<Pool>),
+    Replace(Instance, Weak<Pool>),
     Stop,
 }
 
@@ -47,14 +51,7 @@ impl Crew {
         let (chores, inbox) = mpsc::sync_channel(CHORES);
         let thread = std::thread::Builder::new()
             .name("stent-instances".into())
-            .spawn(move || {
-                while let Ok(Chore::Replace(used, pool)) = inbox.recv() {
-                    drop(used);
-                    if let Some(pool) = pool.upgrade() {
-                        pool.fill();
-                    }
-                }
-            })?;
+            .spawn(move || clean(&inbox))?;
         let permits = Arc::new(Semaphore::new(limit as usize));
         Ok((
             Self {
@@ -107,6 +104,28 @@ impl Crew {
     }
 }
 
+/// The janitor's whole life.
+fn clean(inbox: &mpsc::Receiver<Chore>) {
+    let mut at_ease = true;
+    while let Ok(first) = inbox.recv() {
+        if at_ease {
+            std::thread::sleep(RESPITE);
+        }
+        at_ease = true;
+        for chore in std::iter::once(first).chain(inbox.try_iter()) {
+            let Chore::Replace(used, pool) = chore else {
+                return;
+            };
+            drop(used);
+            if let Some(pool) = pool.upgrade() {
+                // Under load he goes on without a pause.
+                at_ease &= pool.is_well_stocked();
+                pool.fill();
+            }
+        }
+    }
+}
+
 impl Pool {
     pub(super) fn new(template: Template, crew: Crew) -> Arc<Self> {
         Arc::new(Self {
@@ -129,9 +148,13 @@ impl Pool {
 
     /// The end of an instance's only use.
     pub(super) fn spent(self: &Arc<Self>, instance: Instance) {
-        let chore = Chore::Replace(Box::new(instance), Arc::downgrade(self));
+        let chore = Chore::Replace(instance, Arc::downgrade(self));
         // Refused where the janitor is behind or gone: then the instance is dropped right here.
         let _ = self.crew.chores.try_send(chore);
+    }
+
+    fn is_well_stocked(&self) -> bool {
+        2 * self.lock().len() >= self.template.limits.warm
     }
 
     /// Makes instances until enough are warm, or none can be had for now.

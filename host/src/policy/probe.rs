@@ -6,8 +6,10 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use wasmtime::component::Component;
 
+use super::fault::RunError;
 use super::guest::Template;
 use super::pool::Crew;
+use super::reload::Way;
 use super::runtime::Runtime;
 use super::settings::Limits;
 use super::stage::{Rejection, Stage};
@@ -38,10 +40,12 @@ impl Bench<'_> {
     /// Blocks for as long as the guest takes, at most three times `limits.probe`.
     pub(super) fn probe(
         &self,
+        way: &mut Way,
         component: &Component,
         hook: Hook,
         config: String,
     ) -> Result<Candidate, Rejection> {
+        way.enter("instantiate");
         let unfit = |e: wasmtime::Error| Stage::Instantiate.reject(unfit(&e));
         let tokenizer = self.tokenizer.clone();
         let limits = self.limits.clone();
@@ -52,7 +56,8 @@ impl Bench<'_> {
         let limit = self.limits.probe;
         let (described, memory_peak) = block_on(async {
             let mut instance = template.bare(permit).await.map_err(unfit)?;
-            let at = |stage: Stage| move |fault: super::RunError| stage.reject(fault.to_string());
+            way.enter("probe");
+            let at = |stage: Stage| move |fault: RunError| stage.reject(ended(&fault));
             let described = instance
                 .describe(limit)
                 .await
@@ -87,8 +92,16 @@ impl Bench<'_> {
 }
 
 fn unfit(error: &wasmtime::Error) -> String {
-    match super::RunError::of(error) {
-        super::RunError::BadResult(_) => format!("it cannot be instantiated: {error:#}"),
+    match RunError::of(error) {
+        RunError::BadResult(_) => format!("it cannot be instantiated: {error:#}"),
+        fault => ended(&fault),
+    }
+}
+
+/// Here another limit applies than to a call that serves.
+fn ended(fault: &RunError) -> String {
+    match fault {
+        RunError::Deadline { limit } => format!("it ran past policies.limits.probe = {limit:?}"),
         fault => fault.to_string(),
     }
 }

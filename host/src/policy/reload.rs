@@ -4,6 +4,7 @@
 
 mod admit;
 mod change;
+mod way;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ use super::policies::{Core, PolicyError};
 use super::settings::Settings;
 use super::stage::{Rejection, Stage};
 use super::types::{Hook, Listed, ReloadFacts, State};
+
+pub(super) use way::{Draining, Way};
 
 pub(super) type Asked = oneshot::Sender<Result<(), PolicyError>>;
 
@@ -64,6 +67,8 @@ struct Seen {
     /// When the stamp was first seen.
     since: Instant,
     state: FileState,
+    /// Until it is known what becomes of the file.
+    way: Option<Way>,
 }
 
 enum FileState {
@@ -218,15 +223,15 @@ impl Reconciler {
                     }
                 }
                 seen => {
+                    // A file that goes on growing is on one way for all that time.
+                    let way = seen.and_then(|seen| seen.way.take());
                     let fresh = Seen {
                         stamp: *stamp,
                         since: now,
                         state: FileState::Settling,
+                        way: Some(way.unwrap_or_else(|| Way::settling(path))),
                     };
-                    match seen {
-                        Some(seen) => *seen = fresh,
-                        None => drop(self.files.insert(path.clone(), fresh)),
-                    }
+                    self.files.insert(path.clone(), fresh);
                 }
             }
         }
@@ -261,16 +266,7 @@ impl Reconciler {
                 file.state = state;
             }
         }
-        for file in self.files.values_mut() {
-            if let FileState::Truncated(rejection) = &file.state
-                && now.duration_since(file.since) >= GROWING
-            {
-                file.state = FileState::Rejected {
-                    sha256: String::new(),
-                    rejection: rejection.clone(),
-                };
-            }
-        }
+        self.give_up_waiting(now);
         let grace = self.settings.grace;
         let gone: Vec<PathBuf> = self
             .files
@@ -282,8 +278,33 @@ impl Reconciler {
             .map(|(path, _)| path.clone())
             .collect();
         for path in gone {
-            self.files.remove(&path);
+            let file = self.files.remove(&path);
+            if let Some(way) = file.and_then(|file| file.way) {
+                way.ended("gone", self.core.live.load().number);
+            }
             self.retire(&path);
+        }
+    }
+
+    /// What ended too early and has not grown for long is not being written.
+    fn give_up_waiting(&mut self, now: Instant) {
+        let mut rejected = Vec::new();
+        for (path, file) in &mut self.files {
+            if let FileState::Truncated(rejection) = &file.state
+                && now.duration_since(file.since) >= GROWING
+            {
+                rejected.push((path.clone(), rejection.clone(), file.way.take()));
+                file.state = FileState::Rejected {
+                    sha256: String::new(),
+                    rejection: rejection.clone(),
+                };
+            }
+        }
+        for (path, rejection, way) in rejected {
+            self.rejected(&path, &rejection);
+            if let Some(way) = way {
+                way.failed(&rejection, self.core.live.load().number);
+            }
         }
     }
 

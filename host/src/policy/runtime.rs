@@ -24,6 +24,8 @@ use super::settings::Limits;
 /// Stack of a guest, and of the fiber that it runs on (host calls included), in bytes.
 pub(super) const WASM_STACK: usize = 512 << 10;
 const FIBER_STACK: usize = 1 << 20;
+/// Core modules of one component.
+const CORE_INSTANCES: u32 = 64;
 /// Entries of one function table.
 pub(super) const TABLE_ELEMENTS: usize = 20_000;
 /// The epoch's step.
@@ -94,17 +96,17 @@ fn config() -> Config {
 }
 
 fn pool(limits: &Limits) -> PoolingAllocationConfig {
-    // A component made from another language's runtime holds several core modules.
-    let cores = limits.instances.saturating_mul(4);
+    // A component made from another language's runtime holds several core modules: Python's 38.
+    // Their number is only counted; tables take address space.
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(limits.instances)
-        .total_core_instances(cores)
+        .total_core_instances(limits.instances.saturating_mul(CORE_INSTANCES))
         .total_memories(limits.instances.saturating_mul(2))
-        .total_tables(cores)
+        .total_tables(limits.instances.saturating_mul(4))
         .total_stacks(limits.instances)
         .max_memories_per_component(4)
         .max_tables_per_component(16)
-        .max_core_instances_per_component(16)
+        .max_core_instances_per_component(CORE_INSTANCES)
         .max_tables_per_module(4)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(usize::try_from(limits.memory).unwrap_or(usize::MAX))

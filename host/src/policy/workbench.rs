@@ -18,6 +18,7 @@ use super::generation::{Origin, Revision, digest};
 use super::policies::PolicyError;
 use super::pool::{Crew, Janitor, Pool};
 use super::probe::Bench;
+use super::reload::Way;
 use super::runtime::Runtime;
 use super::settings::{Limits, Settings};
 use super::stage::{Rejection, Stage};
@@ -205,11 +206,12 @@ impl Workbench {
             limits: &self.limits,
         };
         let (mut served, mut revisions) = (Vec::new(), Vec::new());
+        let mut way = Way::untraced();
         for &hook in &compiled.hooks {
             let settings = self.shared.settings.hook(hook);
             let config = serde_json::Value::Object(settings.config.clone()).to_string();
             let config_digest = digest(config.as_bytes());
-            let candidate = bench.probe(&compiled.component, hook, config)?;
+            let candidate = bench.probe(&mut way, &compiled.component, hook, config)?;
             served.push(Served {
                 hook,
                 name: candidate.name.clone(),

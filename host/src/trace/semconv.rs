@@ -51,8 +51,12 @@ pub const POLICY_OUTCOME: &str = "stent.policy.outcome";
 pub const POLICY_MEMORY_PEAK: &str = "stent.policy.memory_peak";
 /// Microseconds from the call of the export to its result.
 pub const POLICY_DURATION: &str = "stent.policy.duration_us";
+/// Name of the policy's file, without its folder.
+pub const POLICY_FILE: &str = "stent.policy.file";
 pub const RELOAD_STAGE: &str = "stent.reload.stage";
 pub const RELOAD_RESULT: &str = "stent.reload.result";
+/// Why a file was rejected, in one sentence.
+pub const RELOAD_REASON: &str = "stent.reload.reason";
 pub const TOKENS_PROMPT: &str = "stent.tokens.prompt";
 pub const TOKENS_REUSED: &str = "stent.tokens.reused";
 pub const TOKENS_OUTPUT: &str = "stent.tokens.output";
@@ -102,8 +106,10 @@ const EXPORTED: &[&str] = &[
     POLICY_OUTCOME,
     POLICY_MEMORY_PEAK,
     POLICY_DURATION,
+    POLICY_FILE,
     RELOAD_STAGE,
     RELOAD_RESULT,
+    RELOAD_REASON,
     TOKENS_PROMPT,
     TOKENS_REUSED,
     TOKENS_OUTPUT,

@@ -257,25 +257,50 @@ pub fn cache_store(parent: &Span, store: &'static str, bytes: usize) -> Span {
     span
 }
 
-/// Taking in a changed policies folder: a root of its own.
-pub fn policy_reload() -> Span {
-    info_span!(target: TARGET, parent: None, "policy.reload")
+/// A change of the policies: a root of its own. `file` is a file's name.
+pub fn policy_reload(file: &str) -> Span {
+    let span = info_span!(target: TARGET, parent: None, "policy.reload");
+    set(&span, POLICY_FILE, file.to_owned());
+    span
 }
 
-/// One step of a reload: `settle`, `verify`, `compile`, `instantiate`, `probe`, `swap`, `drain`.
+/// One step of a reload: `settle`, `verify`, `compile`, `instantiate`, `probe`, `cases`, `swap`,
+/// `drain`.
 pub fn reload_stage(reload: &Span, stage: &'static str) -> Span {
     let span = info_span!(target: TARGET, parent: reload, "reload", otel.name = stage);
     set(&span, RELOAD_STAGE, stage);
     span
 }
 
-/// How the reload ended: `swapped`, `unchanged` or `rejected`, and the generation that serves.
+/// The policy that serves from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct Reloaded<'a> {
+    pub hook: &'static str,
+    pub name: &'a str,
+    pub version: &'a str,
+    pub sha256: &'a str,
+}
+
+pub fn reloaded(reload: &Span, policy: &Reloaded<'_>) {
+    set(reload, POLICY_HOOK, policy.hook);
+    set(reload, POLICY_NAME, policy.name.to_owned());
+    set(reload, POLICY_VERSION, policy.version.to_owned());
+    set(reload, POLICY_SHA256, policy.sha256.to_owned());
+}
+
+/// How the reload ended, `swapped`, `unchanged`, `gone` and their like, and the generation that
+/// serves.
 pub fn reload_done(reload: &Span, result: &'static str, generation: u64) {
     set(reload, RELOAD_RESULT, result);
     set(reload, POLICY_GENERATION, int(generation));
-    if result == "rejected" {
-        failed(reload, result);
-    }
+}
+
+/// Where a file was rejected, and why: a sentence about the file, never about a request.
+pub fn reload_rejected(reload: &Span, stage: &'static str, reason: &str, generation: u64) {
+    reload_done(reload, "rejected", generation);
+    set(reload, RELOAD_STAGE, stage);
+    set(reload, RELOAD_REASON, reason.to_owned());
+    failed(reload, stage);
 }
 
 /// Marks a span as failed with the error's kind: a fixed word, never a message, since messages

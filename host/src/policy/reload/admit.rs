@@ -5,9 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::{field::Empty, info_span};
-
-use super::{FileState, GROWING, Reconciler};
+use super::{FileState, GROWING, Reconciler, Way};
 use crate::policy::cases::{self, Cases};
 use crate::policy::checks;
 use crate::policy::compile::Compiled;
@@ -22,6 +20,9 @@ use crate::policy::types::Hook;
 
 /// What becomes of a file that was looked into.
 enum Admitted {
+    /// It passed all stages.
+    Ready(Vec<Arc<Revision>>),
+    /// It did so before.
     Serves,
     /// It changed meanwhile.
     Stale,
@@ -30,41 +31,53 @@ enum Admitted {
 impl Reconciler {
     /// Takes one file through the stages; `stamp` is what it settled with.
     pub(super) fn admit(&mut self, path: &Path, stamp: Stamp) -> FileState {
-        let span = info_span!(target: "stent::policy", parent: None, "policy.reload",
-            "stent.policy.file" = %path.file_name().unwrap_or_default().to_string_lossy(),
-            "stent.policy.stage" = Empty, "stent.policy.outcome" = Empty);
-        let entered = span.enter();
-        let since = self
-            .files
-            .get(path)
-            .map_or_else(Instant::now, |file| file.since);
-        let waited = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
-        info_span!(target: "stent::policy", "settle", "stent.policy.waited_ms" = waited)
-            .in_scope(|| {});
+        let (way, since) = match self.files.get_mut(path) {
+            Some(file) => (file.way.take(), file.since),
+            None => (None, Instant::now()),
+        };
+        let mut way = way.unwrap_or_else(|| Way::settling(path));
+        let span = way.span();
+        let _entered = span.enter();
         let mut sha256 = String::new();
-        let state = match self.stages(path, stamp, &mut sha256) {
+        let admitted = self.stages(path, stamp, &mut sha256, &mut way);
+        let generation = self.core.live.load().number;
+        match admitted {
+            Ok(Admitted::Ready(revisions)) => {
+                match folder::is_shadow(path) {
+                    true => self.shade(path, revisions, way),
+                    false => {
+                        let reason = path.display().to_string();
+                        self.serve(revisions, "file", "swapped", &reason, way);
+                    }
+                }
+                FileState::Serving { sha256 }
+            }
             Ok(Admitted::Serves) => {
-                span.record("stent.policy.outcome", "serving");
+                way.ended("unchanged", generation);
                 FileState::Serving { sha256 }
             }
             Ok(Admitted::Stale) => {
-                span.record("stent.policy.outcome", "stale");
+                self.settle_again(path, way);
                 FileState::Settling
             }
             Err(rejection) if rejection.truncated && since.elapsed() < GROWING => {
-                span.record("stent.policy.outcome", "pending");
+                self.settle_again(path, way);
                 FileState::Truncated(rejection)
             }
             Err(rejection) => {
-                span.record("stent.policy.stage", rejection.stage.as_str());
-                span.record("stent.policy.outcome", "rejected");
                 self.history.discard(&sha256);
                 self.rejected(path, &rejection);
+                way.failed(&rejection, generation);
                 FileState::Rejected { sha256, rejection }
             }
-        };
-        drop(entered);
-        state
+        }
+    }
+
+    fn settle_again(&mut self, path: &Path, mut way: Way) {
+        way.enter("settle");
+        if let Some(file) = self.files.get_mut(path) {
+            file.way = Some(way);
+        }
     }
 
     fn stages(
@@ -72,14 +85,10 @@ impl Reconciler {
         path: &Path,
         stamp: Stamp,
         sha256: &mut String,
+        way: &mut Way,
     ) -> Result<Admitted, Rejection> {
-        let stage = |name| match name {
-            Stage::Verify => info_span!(target: "stent::policy", "verify"),
-            Stage::Compile => info_span!(target: "stent::policy", "compile"),
-            Stage::Swap => info_span!(target: "stent::policy", "swap"),
-            _ => info_span!(target: "stent::policy", "probe"),
-        };
-        let bytes = stage(Stage::Verify).in_scope(|| self.read(path, stamp))?;
+        way.enter("verify");
+        let bytes = self.read(path, stamp)?;
         if bytes.len() as u64 != stamp.len {
             return Ok(Admitted::Stale);
         }
@@ -87,11 +96,12 @@ impl Reconciler {
         if self.serves(path, sha256) {
             return Ok(Admitted::Serves);
         }
-        stage(Stage::Verify).in_scope(|| self.verify(path, &bytes, sha256))?;
-        let compiled = stage(Stage::Compile).in_scope(|| self.compile(&bytes, sha256))?;
+        self.verify(path, &bytes, sha256)?;
+        way.enter("compile");
+        let compiled = self.compile(&bytes, sha256)?;
         checks::pinned(&self.settings, sha256, &compiled.hooks)?;
-        let revisions = stage(Stage::Instantiate)
-            .in_scope(|| self.revisions(&compiled, Origin::File(path.to_owned()), sha256))?;
+        let revisions = self.revisions(&compiled, Origin::File(path.to_owned()), sha256, way)?;
+        way.enter("cases");
         for revision in &revisions {
             for file in checks::cases(&self.settings, revision.hook, path) {
                 Cases::read(&file)
@@ -99,15 +109,12 @@ impl Reconciler {
                     .map_err(|r| r.about(Some(revision.hook)))?;
             }
         }
+        way.enter("swap");
         self.unrivalled(path, &compiled.hooks)?;
-        if folder::stamp(path).ok() != Some(stamp) {
-            return Ok(Admitted::Stale);
+        match folder::stamp(path).ok() == Some(stamp) {
+            true => Ok(Admitted::Ready(revisions)),
+            false => Ok(Admitted::Stale),
         }
-        stage(Stage::Swap).in_scope(|| match folder::is_shadow(path) {
-            true => self.shade(path, revisions),
-            false => self.serve(revisions, "file", "swapped", &path.display().to_string()),
-        });
-        Ok(Admitted::Serves)
     }
 
     fn read(&self, path: &Path, stamp: Stamp) -> Result<Vec<u8>, Rejection> {
@@ -173,6 +180,7 @@ impl Reconciler {
         compiled: &Compiled,
         origin: Origin,
         sha256: &str,
+        way: &mut Way,
     ) -> Result<Vec<Arc<Revision>>, Rejection> {
         let core = &self.core;
         let bench = Bench {
@@ -181,14 +189,15 @@ impl Reconciler {
             tokenizer: &core.shared.tokenizer,
             limits: &Arc::new(self.settings.limits.clone()),
         };
-        let probe = |&hook: &Hook| {
+        let mut probe = |&hook: &Hook| {
             let config = serde_json::Value::Object(self.settings.hook(hook).config.clone());
+            let component = &compiled.component;
             let candidate = bench
-                .probe(&compiled.component, hook, config.to_string())
+                .probe(way, component, hook, config.to_string())
                 .map_err(|r| r.about(Some(hook)))?;
             Ok(self.revision(candidate, compiled, origin.clone(), sha256))
         };
-        compiled.hooks.iter().map(probe).collect()
+        compiled.hooks.iter().map(&mut probe).collect()
     }
 
     pub(super) fn revision(
@@ -222,7 +231,7 @@ impl Reconciler {
         })
     }
 
-    fn shade(&mut self, path: &Path, revisions: Vec<Arc<Revision>>) {
+    fn shade(&mut self, path: &Path, revisions: Vec<Arc<Revision>>, way: Way) {
         let live = self.core.live.load_full();
         let mut shadows = live.shadows.clone();
         shadows.retain(|shadow| shadow.revision.file().map(|file| &**file) != Some(path));
@@ -231,6 +240,6 @@ impl Reconciler {
                 .into_iter()
                 .map(|revision| Arc::new(Shadow::new(revision))),
         );
-        self.store(live.revisions.clone(), shadows);
+        self.store(live.revisions.clone(), shadows, way, "shadowed");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{FileState, Reconciler};
+use super::{FileState, Reconciler, Way};
 use crate::policy::bundled;
 use crate::policy::compile::Compiled;
 use crate::policy::folder::is_shadow;
@@ -19,7 +19,15 @@ use crate::policy::types::{Hook, ReloadFacts};
 
 impl Reconciler {
     /// One store: requests that start from here on see it, those that run do not.
-    pub(super) fn store(&mut self, revisions: [Arc<Revision>; 5], shadows: Vec<Arc<Shadow>>) {
+    /// `result` says on the trace what it was.
+    pub(super) fn store(
+        &mut self,
+        revisions: [Arc<Revision>; 5],
+        shadows: Vec<Arc<Shadow>>,
+        mut way: Way,
+        result: &'static str,
+    ) {
+        way.enter("swap");
         let live = self.core.live.load_full();
         let number = live.number + 1;
         // Also what served before and serves again, such as a built-in policy, begins now.
@@ -30,8 +38,12 @@ impl Reconciler {
                 false => Arc::new(revision.again(number)),
             }
         });
+        drop(live);
         let next = Generation::new(number, revisions, shadows, &self.core.gauge);
-        self.core.live.store(Arc::new(next));
+        // The last to serve since this generation is what it is about; most changes have one.
+        let newest = next.revisions.iter().rfind(|r| r.since == number).cloned();
+        let old = self.core.live.swap(Arc::new(next));
+        old.replaced(way.drain(result, number, newest.as_deref()));
     }
 
     /// Lets revisions serve, and writes down that they do.
@@ -41,11 +53,13 @@ impl Reconciler {
         by: &str,
         what: &'static str,
         reason: &str,
+        way: Way,
     ) {
         let live = self.core.live.load_full();
         let mut revisions = live.revisions.clone();
-        // Hooks that this file served before and serves no more fall back.
-        for slot in &mut revisions {
+        // Hooks that this file served before and serves no more fall back. A rollback or a config is
+        // about one hook, and says nothing about the others of its file.
+        for slot in revisions.iter_mut().filter(|_| what == "swapped") {
             let same_file = |r: &Arc<Revision>| r.file().is_some() && r.file() == slot.file();
             if incoming.iter().any(same_file) {
                 *slot = self.builtin[slot.hook as usize].clone();
@@ -54,7 +68,7 @@ impl Reconciler {
         for revision in &incoming {
             revisions[revision.hook as usize] = revision.clone();
         }
-        self.store(revisions, live.shadows.clone());
+        self.store(revisions, live.shadows.clone(), way, what);
         for revision in incoming {
             self.tripped.remove(&revision.hook);
             let before = live.of(revision.hook).sha256.clone();
@@ -78,6 +92,14 @@ impl Reconciler {
         if let Err(error) = self.history.served(revision.hook, entry) {
             tracing::error!(target: "stent::policy", "the policy history cannot be written: {error}");
         }
+        let live = self.core.live.load();
+        let serving = live.revisions.iter().chain(&self.builtin);
+        let serving: Vec<_> = serving
+            .chain(live.shadows.iter().map(|shadow| &shadow.revision))
+            .map(|revision| revision.sha256.as_str())
+            .collect();
+        let wanted = |sha256: &str| self.history.names(sha256) || serving.contains(&sha256);
+        self.core.compiler.sweep(wanted);
     }
 
     fn changed(&self, to: &Revision, by: &str, what: &'static str, from: String, reason: &str) {
@@ -119,7 +141,7 @@ impl Reconciler {
             .map(|r| self.builtin[r.hook as usize].clone())
             .collect();
         if shadows.len() != live.shadows.len() {
-            self.store(live.revisions.clone(), shadows);
+            self.store(live.revisions.clone(), shadows, Way::of(path), "removed");
         }
         if !back.is_empty() {
             self.serve(
@@ -127,6 +149,7 @@ impl Reconciler {
                 "file",
                 "removed",
                 &format!("{} was deleted", path.display()),
+                Way::of(path),
             );
         }
         // A rejected newcomer for the same hook may have its turn now.
@@ -153,8 +176,16 @@ impl Reconciler {
             ));
         }
         let before = self.history.before(hook, &live.sha256);
+        let file = live.file().cloned().unwrap_or_default();
+        let mut way = Way::of(&file);
         let revision = match &before {
-            Some(entry) => self.revive(hook, entry).map_err(|e| fail(e.to_string()))?,
+            Some(entry) => match self.revive(hook, entry, &mut way) {
+                Ok(revision) => revision,
+                Err(rejection) => {
+                    way.failed(&rejection, self.core.live.load().number);
+                    return Err(fail(rejection.to_string()));
+                }
+            },
             None => self.builtin[hook as usize].clone(),
         };
         let held = Held {
@@ -166,7 +197,7 @@ impl Reconciler {
             .hold(hook, held)
             .map_err(|e| fail(e.to_string()))?;
         let reason = format!("{} {} rolled back, {why}", live.name, live.version);
-        self.serve(vec![revision], by, "rolled-back", &reason);
+        self.serve(vec![revision], by, "rolled-back", &reason, way);
         for file in self.files.values_mut() {
             let same =
                 matches!(&file.state, FileState::Serving { sha256 } if *sha256 == live.sha256);
@@ -179,7 +210,8 @@ impl Reconciler {
     }
 
     /// A revision of the history, probed again: its config may be another one today.
-    fn revive(&self, hook: Hook, entry: &Entry) -> Result<Arc<Revision>, Rejection> {
+    fn revive(&self, hook: Hook, entry: &Entry, way: &mut Way) -> Result<Arc<Revision>, Rejection> {
+        way.enter("compile");
         let source = self.history.source(&entry.sha256);
         let (core, limits) = (&self.core, &self.settings.limits);
         let mut compiled =
@@ -187,7 +219,7 @@ impl Reconciler {
                 .compile(&core.runtime.engine, &source, &entry.sha256, limits)?;
         compiled.hooks.retain(|&h| h == hook);
         let origin = Origin::History(entry.file.clone());
-        let mut revisions = self.revisions(&compiled, origin, &entry.sha256)?;
+        let mut revisions = self.revisions(&compiled, origin, &entry.sha256, way)?;
         revisions.pop().ok_or_else(|| {
             crate::policy::stage::Stage::Contract.reject(format!("does not serve the {hook} hook"))
         })
@@ -207,15 +239,20 @@ impl Reconciler {
             let Some(entry) = refused.and_then(|held| held.to) else {
                 continue;
             };
-            match self.revive(hook, &entry) {
+            let mut way = Way::of(&entry.file);
+            match self.revive(hook, &entry, &mut way) {
                 Ok(revision) => self.serve(
                     vec![revision],
                     "file",
                     "rolled-back",
                     "as before the restart",
+                    way,
                 ),
-                Err(error) => tracing::error!(target: "stent::policy", %hook,
-                    "revision {} of the {hook} policy cannot serve again: {error}", entry.number),
+                Err(error) => {
+                    tracing::error!(target: "stent::policy", %hook,
+                        "revision {} of the {hook} policy cannot serve again: {error}", entry.number);
+                    way.failed(&error, live.number);
+                }
             }
         }
     }
@@ -274,7 +311,7 @@ impl Reconciler {
             .map_err(|e| fail(e.to_string()))?;
         let mut shadows = live.shadows.clone();
         shadows.retain(|s| s.revision.file() != Some(&file));
-        self.store(live.revisions.clone(), shadows);
+        self.store(live.revisions.clone(), shadows, Way::untraced(), "");
         Ok(())
     }
 
@@ -298,16 +335,18 @@ impl Reconciler {
             component,
             hooks: vec![hook],
         };
-        match self.revisions(&compiled, live.origin.clone(), &live.sha256) {
+        let mut way = Way::of(live.file().map_or(Path::new(&live.name), |file| file));
+        match self.revisions(&compiled, live.origin.clone(), &live.sha256, &mut way) {
             Ok(revisions) => {
                 if live.origin == Origin::Builtin {
                     self.builtin[hook as usize] = revisions[0].clone();
                 }
-                self.serve(revisions, "api", "configured", "another config");
+                self.serve(revisions, "api", "configured", "another config", way);
                 Ok(())
             }
             Err(rejection) => {
                 self.settings_of(hook).config = before;
+                way.failed(&rejection, self.core.live.load().number);
                 Err(fail(rejection.to_string()))
             }
         }
@@ -344,7 +383,7 @@ impl Reconciler {
             let loaded = self.core.compiler.compile_trusted(engine, source, &sha256);
             let revision = loaded.and_then(|mut compiled| {
                 compiled.hooks.retain(|&h| h == hook);
-                self.revisions(&compiled, Origin::Builtin, &sha256)
+                self.revisions(&compiled, Origin::Builtin, &sha256, &mut Way::untraced())
             });
             match revision.map(|mut found| found.pop()) {
                 Ok(Some(revision)) => self.builtin[hook as usize] = revision,
@@ -359,7 +398,7 @@ impl Reconciler {
             }
         }
         let builtin = self.builtin.clone();
-        self.store(builtin, Vec::new());
+        self.store(builtin, Vec::new(), Way::untraced(), "");
         Ok(())
     }
 }

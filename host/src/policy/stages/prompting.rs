@@ -269,7 +269,13 @@ fn join(
     stable_pieces: usize,
     reserved: &[String],
 ) -> Joined {
-    let (mut tokens, mut stable) = (Vec::new(), 0);
+    let length = |piece: &Piece<'_>| match piece {
+        // An upper bound for most vocabularies; a wrong one costs a reallocation.
+        Piece::Control(text) | Piece::Text(text) => text.len(),
+        Piece::Message(message) => message.tokens.len(),
+    };
+    let mut tokens = Vec::with_capacity(pieces.iter().map(length).sum());
+    let mut stable = 0;
     let mut head = None;
     let longest = reserved.iter().map(String::len).max().unwrap_or(0);
     let mut tail = String::new();

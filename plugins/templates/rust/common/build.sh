@@ -13,7 +13,8 @@ if [ "${WASM_STD:-rustup}" = rustup ] && { have_std || rustup target add "$targe
     cargo build --release --target "$target"
 else
     as_root=$([ "$(id -u)" = 0 ] || echo sudo)
-    if ! have_debian && ! $as_root apt-get install -y --no-install-recommends $debian; then
+    if ! have_debian && ! { $as_root apt-get update -q &&
+        $as_root apt-get install -y --no-install-recommends $debian; }; then
         echo "build.sh: no standard library for $target: run 'rustup target add $target'," \
             "or install these Debian packages: $debian" >&2
         exit 1

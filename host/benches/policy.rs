@@ -1,0 +1,220 @@
+//! What policies cost a request, and what a change costs the gateway: `make bench-micro`.
+//!
+//! The figures of one run hang together; compare none with those of another machine, or of this
+//! one while it is busy.
+
+#[path = "../../tests/policy/guest.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod guest;
+#[path = "../../tests/policy/support.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod support;
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use stent::policy::{AnswerOutcome, Hook, Policies, Snapshot};
+use stent::types::{Finish, Message};
+use support::{Bench, serving, snapshot, talk};
+use tokio::runtime::Runtime;
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Three exchanges and a new question.
+fn history() -> Vec<Message> {
+    talk(&[
+        "What is diabetes?",
+        "A disease in which blood sugar stays too high.",
+        "What are its signs?",
+        "Thirst, tiredness, and losing weight without trying.",
+        "What causes it?",
+        "The body makes too little insulin, or answers it too weakly.",
+        "Can it be cured?",
+    ])
+}
+
+/// All bundled policies, guard and filter as well.
+fn everything() -> (Bench, Arc<Policies>) {
+    let mut bench = Bench::new();
+    bench.settings.guard.bundled = Some("guard-limits".into());
+    bench.settings.filter.bundled = Some("filter-redact".into());
+    let policies = bench.start();
+    (bench, policies)
+}
+
+fn hooks(c: &mut Criterion) {
+    let (_bench, policies) = everything();
+    let (runtime, messages) = (runtime(), history());
+    let mut group = c.benchmark_group("hook");
+    // Each on a snapshot of its own, as each request has one; making it is not what is measured.
+    let mut each = |name: &str, ask: &dyn Fn(Snapshot)| {
+        let fresh = || snapshot(&policies);
+        group.bench_function(name, |b| {
+            b.iter_batched(fresh, ask, BatchSize::PerIteration)
+        });
+    };
+    each("guard-limits check", &|s| {
+        drop(black_box(runtime.block_on(s.guard(&messages)).unwrap()));
+    });
+    each("cache-exact decide", &|s| {
+        drop(black_box(
+            runtime.block_on(s.cache_decide(&messages)).unwrap(),
+        ));
+    });
+    each("cache-exact admit", &|s| {
+        let outcome = AnswerOutcome {
+            finish: Finish::Stop,
+            prompt_tokens: 100,
+            output_tokens: 50,
+            elapsed: Duration::from_secs(1),
+        };
+        let admitted = s.cache_admit(&messages, "Not yet, but it can be treated.", outcome);
+        black_box(runtime.block_on(admitted));
+    });
+    each("prompt-mistral layout", &|s| {
+        drop(black_box(runtime.block_on(s.layout()).unwrap()));
+    });
+    each("prompt-mistral layout + build", &|s| {
+        drop(black_box(runtime.block_on(s.build(&messages)).unwrap()));
+    });
+    each("trim-exchanges trim, with the layout it needs", &|s| {
+        drop(black_box(
+            runtime.block_on(s.trim(&messages, None)).unwrap(),
+        ));
+    });
+    each("filter-redact open", &|s| {
+        drop(black_box(runtime.block_on(s.open_filter()).unwrap()));
+    });
+    group.finish();
+
+    c.bench_function("filter-redact push", |b| {
+        b.iter_custom(|times| {
+            let mut filter = runtime.block_on(snapshot(&policies).open_filter()).unwrap();
+            let start = Instant::now();
+            for _ in 0..times {
+                black_box(runtime.block_on(filter.push(" some words")).unwrap());
+            }
+            start.elapsed()
+        });
+    });
+}
+
+/// What the targets of docs and design speak of.
+async fn chain(policies: &Policies, messages: &[Message]) -> usize {
+    let snapshot = snapshot(policies);
+    snapshot.guard(messages).await.unwrap();
+    snapshot.cache_decide(messages).await.unwrap();
+    let trimmed = snapshot.trim(messages, None).await.unwrap();
+    let prompt = snapshot.build(&trimmed.of(messages)).await.unwrap();
+    prompt.tokens.len()
+}
+
+fn chains(c: &mut Criterion) {
+    let (_bench, policies) = everything();
+    let (runtime, messages) = (runtime(), history());
+    // Requests that come one by one find the pool full.
+    c.bench_function("chain guard + cache + trim + build, warm pool", |b| {
+        b.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                std::thread::sleep(Duration::from_millis(2));
+                let start = Instant::now();
+                black_box(runtime.block_on(chain(&policies, &messages)));
+                spent += start.elapsed();
+            }
+            spent
+        });
+    });
+    c.bench_function("chain guard + cache + trim + build, back to back", |b| {
+        b.iter(|| runtime.block_on(chain(&policies, &messages)));
+    });
+    let mut bench = Bench::new();
+    bench.settings.guard.bundled = Some("guard-limits".into());
+    bench.settings.limits.warm = 0;
+    let cold = bench.start();
+    c.bench_function(
+        "chain, every instance made from the pooling allocator",
+        |b| {
+            b.iter(|| runtime.block_on(chain(&cold, &messages)));
+        },
+    );
+    c.bench_function(
+        "instantiate-from-pool, configure and ask: guard-limits",
+        |b| {
+            b.iter_batched(
+                || snapshot(&cold),
+                |s| {
+                    drop(black_box(
+                        runtime.block_on(s.guard(&messages[..1])).unwrap(),
+                    ))
+                },
+                BatchSize::PerIteration,
+            );
+        },
+    );
+}
+
+fn changes(c: &mut Criterion) {
+    let live = ArcSwap::from_pointee([0_u64; 32]);
+    let (one, two) = (Arc::new([1_u64; 32]), Arc::new([2_u64; 32]));
+    let mut odd = false;
+    c.bench_function("swap: one store, the old one still pinned", |b| {
+        b.iter(|| {
+            odd = !odd;
+            live.store(if odd { one.clone() } else { two.clone() });
+        });
+    });
+
+    let bench = Bench::new();
+    let policies = bench.start();
+    let files = [guest::keeper("one"), guest::keeper("two")];
+    let mut turn = 0;
+    let mut group = c.benchmark_group("reload");
+    group.sample_size(20);
+    group.bench_function(
+        "file dropped to first request on it, compiled before",
+        |b| {
+            b.iter_custom(|times| {
+                let start = Instant::now();
+                for _ in 0..times {
+                    turn += 1;
+                    bench.put("t.wasm", &files[turn % 2]);
+                    while serving(&policies, Hook::Trim).name != ["one", "two"][turn % 2] {
+                        std::thread::sleep(Duration::from_micros(200));
+                    }
+                }
+                start.elapsed()
+            });
+        },
+    );
+    group.bench_function("file dropped to first request on it, compiled anew", |b| {
+        b.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                turn += 1;
+                let name: &'static str = Box::leak(format!("n{turn}").into_boxed_str());
+                let fresh = guest::keeper(name);
+                let start = Instant::now();
+                bench.put("t.wasm", &fresh);
+                while serving(&policies, Hook::Trim).name != name {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                spent += start.elapsed();
+            }
+            spent
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(policy, hooks, chains, changes);
+criterion_main!(policy);
