@@ -108,7 +108,10 @@ where
         if app.draining() {
             return Err(shutting_down());
         }
-        let answer = chat(&app.gateway, ask(server.clone())?).await?;
+        let mut ask = ask(server.clone())?;
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        ask.attributes = app.gateway.policies.attributes(header);
+        let answer = chat(&app.gateway, ask).await?;
         respond(answer, span).await
     }
     .instrument(server.clone())

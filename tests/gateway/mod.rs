@@ -1,6 +1,7 @@
 //! The gateway as its clients see it: the real binary over real sockets.
 
 mod answers;
+mod attributes;
 mod connections;
 mod demo;
 mod input;

@@ -195,6 +195,7 @@ impl Request {
                 Some(_) => "max_completion_tokens",
                 None => "max_tokens",
             },
+            attributes: Vec::new(),
             streaming,
             span,
             route: ROUTE,

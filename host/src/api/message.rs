@@ -93,6 +93,7 @@ impl Request {
                 stop: self.stop.into_vec(),
             },
             max_tokens_field: "max_tokens",
+            attributes: Vec::new(),
             streaming,
             span,
             route,

@@ -40,7 +40,7 @@ pub fn facts(gateway: &Gateway, ask: &Ask) -> Facts {
         context: gateway.engine.model().n_ctx,
         reserved_output: max_tokens(gateway, ask),
         streaming: ask.streaming,
-        attributes: Vec::new(),
+        attributes: ask.attributes.clone(),
     }
 }
 
@@ -259,6 +259,7 @@ impl Turn {
             audience,
             model: &self.gateway.engine.model().fingerprint,
             policies: self.policies.identity(),
+            attributes: &self.ask.attributes,
             sampling: &self.sampling,
             seeded: matches!(basis, CacheBasis::Prompt(_)),
             max_tokens: self.max_tokens,

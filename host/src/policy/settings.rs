@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::attributes::{self, Attributes};
 use super::bundled;
 use super::types::{Hook, Scope};
 use crate::types::{place, units};
@@ -39,6 +40,8 @@ pub struct Settings {
     /// Recording ends when the file has this many bytes.
     #[serde(with = "units::bytes")]
     pub record_max_bytes: u64,
+    /// What policies are told about a request: a fixed text, or a trusted header's.
+    pub attributes: Attributes,
     pub limits: Limits,
     pub breaker: Breaker,
     pub guard: HookSettings,
@@ -156,6 +159,7 @@ impl Settings {
                 "policies.trusted_keys: {key:?} is not an ed25519 public key of 64 hex digits"
             ));
         }
+        attributes::check(&self.attributes)?;
         if !(1..=100).contains(&self.low_water) {
             return Err(format!(
                 "policies.low_water: {}, expected 1 to 100",
@@ -206,6 +210,7 @@ impl Default for Settings {
             low_water: 75,
             record: PathBuf::new(),
             record_max_bytes: 64 << 20,
+            attributes: Attributes::new(),
             limits: Limits::default(),
             breaker: Breaker::default(),
             guard: HookSettings::default(),
