@@ -399,6 +399,16 @@ fn a_configuration_that_cannot_start_is_not_called_good() {
             "policies.trim.bundled: \"trimm\" is not a bundled policy, expected none or one of ",
         ),
         (
+            "policies.trim.config.no_such_key=1",
+            "policies.trim.config.no_such_key: unknown key, expected one of \"exchanges\", \
+             \"slack\" (the bundled policy trim-exchanges)",
+        ),
+        (
+            "policies.guard.bundled=filter-redact",
+            "policies.guard.bundled: it does not serve the guard hook (the bundled policy \
+             filter-redact)",
+        ),
+        (
             "server.max_body=0",
             "server.max_body: 0, expected a size such as \"1MiB\"",
         ),
@@ -444,9 +454,19 @@ fn the_configuration_can_be_checked_and_printed() {
         "stent 0.1.0",
         "commit ",
         "llama-cpp-2 0.1.160",
+        "llama.cpp ",
         "wasmtime 48.",
     ] {
         assert!(text.contains(part), "{text}");
+    }
+    // The commit that was built; a tarball has none.
+    let git = std::process::Command::new("git")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output();
+    if let Some(git) = git.ok().filter(|git| git.status.success()) {
+        let commit = String::from_utf8_lossy(&git.stdout).trim().to_owned();
+        assert!(text.contains(&format!("commit {commit},")), "{text}");
     }
 }
 
