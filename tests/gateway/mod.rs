@@ -2,10 +2,12 @@
 
 mod answers;
 mod attributes;
+mod clocks;
 mod connections;
 mod demo;
 mod input;
 mod load;
+mod policies;
 mod soak;
 mod swap;
 mod traces;

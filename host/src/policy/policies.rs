@@ -47,9 +47,10 @@ pub enum PolicyError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("the bundled {hook} policy {name} cannot serve: {reason}")]
+    /// `key` is the place of the configuration that has to change.
+    #[error("{key}: {reason} (the bundled policy {name})")]
     Bundled {
-        hook: Hook,
+        key: String,
         name: String,
         reason: String,
     },
