@@ -165,6 +165,11 @@ impl IntoResponse for Error {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Self::TooLarge { .. } | Self::SlowBody { .. } = self {
+            // The rest of the body is still to come: nobody can ask again on this connection.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         if let Self::Method { allowed, .. } = self {
             response
                 .headers_mut()
