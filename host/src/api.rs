@@ -108,15 +108,19 @@ where
         if app.draining() {
             return Err(shutting_down());
         }
-        let answer = chat(&app.gateway, ask(server.clone())?).await?;
-        respond(answer, span).await
+        chat(&app.gateway, ask(server.clone())?).await
     }
     .instrument(server.clone())
     .await;
-    let mut response = result.unwrap_or_else(|error| {
-        refused(app, route, &server, &error, arrived);
-        error.into_response()
-    });
+    let responded = match result {
+        // How the answer ended is recorded where it ended.
+        Ok(answer) => respond(answer, span).instrument(server.clone()).await,
+        Err(error) => {
+            refused(app, route, &server, &error, arrived);
+            Err(error)
+        }
+    };
+    let mut response = responded.unwrap_or_else(IntoResponse::into_response);
     spans::http_status(&server, response.status().as_u16());
     if let Some(value) = trace.and_then(|trace| HeaderValue::from_str(&trace).ok()) {
         response.headers_mut().insert("traceresponse", value);

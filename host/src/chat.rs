@@ -35,6 +35,8 @@ pub struct Gateway {
     pub engine: Arc<dyn Engine>,
     pub metrics: Arc<Metrics>,
     pub defaults: Defaults,
+    /// Tells on spans what people ask and what the model answers.
+    pub capture_content: bool,
     /// The answers being written: a shutdown waits for them.
     pub answers: TaskTracker,
     /// Ends them, each with an error of its own, when it has waited long enough.
@@ -78,6 +80,7 @@ pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
     }
 
     let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await?;
+    turn.tell_trimmed(&trimmed);
     let prompt = turn.policies.build(&trimmed.of(&turn.messages)).await?;
 
     // The final prompt decides the seed, and with it the identity of the answer.
