@@ -115,15 +115,19 @@ where
         let mut ask = ask(server.clone())?;
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         ask.attributes = app.gateway.policies.attributes(header);
-        let answer = chat(&app.gateway, ask).await?;
-        respond(answer, span).await
+        chat(&app.gateway, ask).await
     }
     .instrument(server.clone())
     .await;
-    let mut response = result.unwrap_or_else(|error| {
-        refused(app, route, &server, &error, arrived);
-        error.into_response()
-    });
+    let responded = match result {
+        // How the answer ended is recorded where it ended.
+        Ok(answer) => respond(answer, span).instrument(server.clone()).await,
+        Err(error) => {
+            refused(app, route, &server, &error, arrived);
+            Err(error)
+        }
+    };
+    let mut response = responded.unwrap_or_else(IntoResponse::into_response);
     spans::http_status(&server, response.status().as_u16());
     if let Some(value) = trace.and_then(|trace| HeaderValue::from_str(&trace).ok()) {
         response.headers_mut().insert("traceresponse", value);

@@ -231,6 +231,20 @@ impl Cache {
         }
     }
 
+    /// `cache.store` of the configuration.
+    pub fn store_name(&self) -> &'static str {
+        if self.is_off() { "off" } else { "memory" }
+    }
+
+    pub fn is_off(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Answers held (moka's estimate).
+    pub fn entries(&self) -> u64 {
+        self.0.as_ref().map_or(0, Moka::entry_count)
+    }
+
     /// Bytes held (moka's estimate).
     pub fn bytes(&self) -> u64 {
         self.0.as_ref().map_or(0, Moka::weighted_size)

@@ -38,6 +38,8 @@ pub struct Gateway {
     pub defaults: Defaults,
     /// A client that takes nothing of its answer for so long is cut off.
     pub reader_timeout: Duration,
+    /// Tells on spans what people ask and what the model answers.
+    pub capture_content: bool,
     /// The answers being written: a shutdown waits for them.
     pub answers: TaskTracker,
     /// Ends them, each with an error of its own, when it has waited long enough.
@@ -82,6 +84,7 @@ pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
 
     let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await;
     let trimmed = trimmed.map_err(|denied| turn.denied(denied))?;
+    turn.tell_trimmed(&trimmed);
     let prompt = turn.policies.build(&trimmed.of(&turn.messages)).await;
     let prompt = prompt.map_err(|denied| turn.denied(denied))?;
 

@@ -181,7 +181,7 @@ async fn a_broken_file_changes_nothing_and_says_why() {
         "{log}"
     );
     let metrics = server.metrics().await;
-    let counted = "stent_policy_reloads_total{result=\"rejected\"} 1";
+    let counted = r#"stent_policy_reloads_total{result="rejected",stage="contract",hook=""} 1"#;
     assert!(metrics.contains(counted), "{metrics}");
     assert_eq!(live(&server, "trim").await, before);
     server.chat("still there?", "s").await;

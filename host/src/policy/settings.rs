@@ -82,6 +82,15 @@ pub enum Fail {
     Closed,
 }
 
+impl Fail {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Fail::Open => "open",
+            Fail::Closed => "closed",
+        }
+    }
+}
+
 /// Bounds of one instance, one call, and one compilation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

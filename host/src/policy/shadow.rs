@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::fault::RunError;
 use super::generation::Revision;
+use super::types::{Observer, ShadowFacts};
 
 /// Comparisons of one shadow that may be under way at once; more requests go uncompared.
 const AT_ONCE: usize = 4;
@@ -39,26 +40,35 @@ impl Shadow {
     /// Asks the candidate off the request's path.
     pub(super) fn compare<R: PartialEq + Send + 'static>(
         &self,
+        observer: &Arc<dyn Observer>,
         live: R,
         candidate: impl Future<Output = Option<Result<R, RunError>>> + Send + 'static,
     ) {
-        let Ok(turn) = self.turns.clone().try_acquire_owned() else {
-            self.counts.skipped.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
         let (counts, revision) = (self.counts.clone(), self.revision.clone());
+        let observer = observer.clone();
+        let tell = move |result| {
+            counts.of(result).fetch_add(1, Ordering::Relaxed);
+            observer.compared(&ShadowFacts {
+                hook: revision.hook,
+                policy: &revision.name,
+                result,
+            });
+        };
+        let Ok(turn) = self.turns.clone().try_acquire_owned() else {
+            return tell("skipped");
+        };
+        let name = self.revision.name.clone();
         tokio::spawn(async move {
-            let counter = match candidate.await {
-                Some(Ok(answer)) if answer == live => &counts.same,
-                Some(Ok(_)) => &counts.different,
+            tell(match candidate.await {
+                Some(Ok(answer)) if answer == live => "same",
+                Some(Ok(_)) => "different",
                 Some(Err(fault)) => {
-                    tracing::debug!(target: "stent::policy", policy = revision.name,
+                    tracing::debug!(target: "stent::policy", policy = name,
                         "the shadow policy failed: {fault}");
-                    &counts.failed
+                    "failed"
                 }
-                None => &counts.skipped,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
+                None => "skipped",
+            });
             drop(turn);
         });
     }
@@ -73,5 +83,16 @@ impl Shadow {
             &counts.skipped,
         ]
         .map(|counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+impl Counts {
+    fn of(&self, result: &str) -> &AtomicU64 {
+        match result {
+            "same" => &self.same,
+            "different" => &self.different,
+            "failed" => &self.failed,
+            _ => &self.skipped,
+        }
     }
 }

@@ -46,6 +46,7 @@ struct Pinned {
 }
 
 /// A layout and who will build by it: the two belong together.
+#[derive(Clone)]
 struct Declared {
     layout: Layout,
     by_guest: bool,
@@ -87,6 +88,19 @@ impl Snapshot {
             shared,
             span,
             layout: tokio::sync::OnceCell::new(),
+            builder: Mutex::default(),
+        }))
+    }
+
+    /// The same policies for what is done after the answer: no part of the request's trace.
+    #[must_use]
+    pub fn aside(&self) -> Self {
+        Self(Arc::new(Pinned {
+            generation: self.0.generation.clone(),
+            facts: self.0.facts.clone(),
+            shared: self.0.shared.clone(),
+            span: Span::none(),
+            layout: self.0.layout.clone(),
             builder: Mutex::default(),
         }))
     }
@@ -140,7 +154,10 @@ impl Snapshot {
             && let Some(shadow) = self.0.generation.shadow(Hook::Cache)
         {
             let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
-            shadow.compare(live.clone(), async move { ask.decide(&messages).await });
+            let observer = &self.0.shared.observer;
+            shadow.compare(observer, live.clone(), async move {
+                ask.decide(&messages).await
+            });
         }
         let lookup = self.settle(Hook::Cache, asked, || Lookup::Bypass);
         self.record(Hook::Cache, || Heard::CacheDecide {
@@ -167,7 +184,7 @@ impl Snapshot {
             && let Some(shadow) = self.0.generation.shadow(Hook::Trim)
         {
             let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
-            shadow.compare(live.clone(), async move {
+            shadow.compare(&self.0.shared.observer, live.clone(), async move {
                 ask.trim(&messages, budget, previous_first).await
             });
         }
@@ -254,6 +271,7 @@ impl Snapshot {
     fn shadowing(&self, revision: &Arc<Revision>) -> Asked {
         Asked {
             span: Span::none(),
+            live: false,
             ..self.0.asked_of(revision)
         }
     }
@@ -276,6 +294,7 @@ impl Pinned {
             facts: self.facts.clone(),
             shared: self.shared.clone(),
             span: self.span.clone(),
+            live: true,
         }
     }
 
@@ -289,7 +308,7 @@ impl Pinned {
         match asked {
             Some(Ok(result)) => Ok(result),
             Some(Err(fault)) => {
-                faulted(&self.shared, self.generation.of(hook), fault)?;
+                faulted(&self.asked_of(self.generation.of(hook)), fault)?;
                 Ok(native())
             }
             None => Ok(native()),

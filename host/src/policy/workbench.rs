@@ -315,6 +315,7 @@ impl Workbench {
             facts,
             shared: self.shared.clone(),
             span: tracing::Span::none(),
+            live: false,
         }
     }
 }

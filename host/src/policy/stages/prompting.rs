@@ -93,7 +93,7 @@ pub(super) async fn build(
     {
         let (ask, kept) = (snapshot.shadowing(&shadow.revision), kept.to_vec());
         let layout = layout.clone();
-        shadow.compare(live.clone(), async move {
+        shadow.compare(&pinned.shared.observer, live.clone(), async move {
             ask.build(&kept, &layout, None).await
         });
     }
@@ -124,10 +124,10 @@ impl Asked {
         .instrument(span)
         .await;
         Some(match result {
-            Ok(layout) => Ok((layout, call.keep(&self.shared, &Ok(())))),
+            Ok(layout) => Ok((layout, call.keep(&Ok(())))),
             Err(fault) => {
                 let result = Err(fault);
-                call.end(&self.shared, &result);
+                call.end(&result);
                 result
             }
         })
@@ -140,10 +140,10 @@ impl Asked {
         instance: Option<Instance>,
     ) -> Option<Result<Prompt, RunError>> {
         let started = match instance {
-            Some(instance) => Call::resume(self, Ask::Build, instance),
-            None => Call::start(self, Ask::Build).await,
+            Some(instance) => Ok(Call::resume(self, Ask::Build, instance)?),
+            None => Call::start(self, Ask::Build).await?,
         };
-        let mut call = match started? {
+        let mut call = match started {
             Ok(call) => call,
             Err(fault) => return Some(Err(fault)),
         };
@@ -170,7 +170,7 @@ impl Asked {
         }
         .instrument(span)
         .await;
-        call.end(&self.shared, &result);
+        call.end(&result);
         Some(result)
     }
 }
