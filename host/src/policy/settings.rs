@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::bundled;
+use super::signature;
 use super::types::{Hook, Scope};
 use crate::types::{place, units};
 
@@ -20,7 +21,8 @@ pub struct Settings {
     pub keep: usize,
     /// Ed25519 public keys (64 hex digits). When there are any, each file needs `NAME.wasm.sig`.
     pub trusted_keys: Vec<String>,
-    /// Look at the folder every `rescan` only, for file systems that raise no events (NFS).
+    /// Look at the folder every `rescan`, every second at the latest, instead of waiting for
+    /// events: for file systems that raise none (NFS).
     pub poll: bool,
     /// How often the whole folder is looked at, events or not.
     #[serde(with = "units::duration")]
@@ -154,6 +156,18 @@ impl Settings {
         if let Some(key) = self.trusted_keys.iter().find(|key| !is_hex(key, 64)) {
             return Err(format!(
                 "policies.trusted_keys: {key:?} is not an ed25519 public key of 64 hex digits"
+            ));
+        }
+        if let Some(key) = self.trusted_keys.iter().find(|key| !signature::is_key(key)) {
+            return Err(format!(
+                "policies.trusted_keys: {key:?} is no point of the curve that can verify a \
+                 signature, expected a public key as `stent policy keygen` prints it"
+            ));
+        }
+        if self.keep < 2 {
+            return Err(format!(
+                "policies.keep: {}, expected at least 2: what serves, and what a rollback goes back to",
+                self.keep
             ));
         }
         if !(1..=100).contains(&self.low_water) {

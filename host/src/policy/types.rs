@@ -213,7 +213,8 @@ pub struct CallFacts<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct ReloadFacts<'a> {
     pub hook: Option<Hook>,
-    /// `swapped`, `rejected`, `removed`, `rolled-back` or `promoted`.
+    /// `swapped`, `rejected`, `removed`, `rolled-back`, `promoted`, `configured`, `shadowed` or
+    /// `unshadowed`.
     pub result: &'static str,
     /// The stage that failed; empty for success.
     pub stage: &'a str,
