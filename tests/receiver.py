@@ -22,6 +22,8 @@ ROTEL = "rotel==0.0.1a15"
 TREE = {
     "POST /chat/stream": None,
     "session.load": "POST /chat/stream",
+    "policy layout": "POST /chat/stream",
+    "policy cache.decide": "POST /chat/stream",
     "policy trim": "POST /chat/stream",
     "policy build": "POST /chat/stream",
     "cache.lookup": "POST /chat/stream",
@@ -31,6 +33,8 @@ TREE = {
     "prefill": "chat stent-demo",
     "decode": "chat stent-demo",
     "session.append": "POST /chat/stream",
+    "policy cache.admit": "POST /chat/stream",
+    "cache.store": "POST /chat/stream",
 }
 
 

@@ -37,7 +37,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("admission", &["error", "types"]),
     ("cache", &["types"]),
-    ("engine", &["types"]),
+    // The worker's spans end on its own thread, where only the engine knows when.
+    ("engine", &["trace", "types"]),
     ("policy", &["trace", "types"]),
     ("session", &["types"]),
     ("stream", &["error", "types"]),

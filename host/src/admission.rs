@@ -10,6 +10,7 @@ use crate::types::SlotPermit;
 /// Hands out `slots + queue` permits. Whoever gets none is told at once (429), before the head.
 pub struct Admission {
     permits: Arc<Semaphore>,
+    slots: usize,
     limit: usize,
 }
 
@@ -18,6 +19,7 @@ impl Admission {
         let limit = slots + queue;
         Self {
             permits: Arc::new(Semaphore::new(limit)),
+            slots,
             limit,
         }
     }
@@ -39,6 +41,12 @@ impl Admission {
     /// Permits in use: running and waiting requests.
     pub fn taken(&self) -> usize {
         self.limit - self.permits.available_permits()
+    }
+
+    /// The place of whoever enters behind `taken` others: 0 where a slot is free, 1 is the next to
+    /// get one.
+    pub fn place(&self, taken: usize) -> usize {
+        (taken + 1).saturating_sub(self.slots)
     }
 
     /// From now on nobody enters; those inside finish.

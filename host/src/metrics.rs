@@ -21,8 +21,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::trace::Outcome;
 pub use labels::MAX_NAMES;
 use labels::{
-    Bounded, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels, PrefixLabels,
-    RequestLabels, ResultLabel, TraceLabel,
+    Bounded, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels, ReloadLabels,
+    RequestLabels, ShadowLabels, StopLabels, TraceLabel,
 };
 use readings::Readers;
 pub use readings::Readings;
@@ -84,13 +84,14 @@ pub struct Metrics {
     prefilled: Counter,
     reused: Counter,
     generated: Counter,
-    prefix_breaks: Family<PrefixLabels, Counter>,
     cache: Family<CacheLabels, Counter>,
     policy_duration: Histograms<PolicyLabels>,
     policy_faults: Family<FaultLabels, Counter>,
-    reloads: Family<ResultLabel, Counter>,
+    filter_stops: Family<StopLabels, Counter>,
+    shadows: Family<ShadowLabels, Counter>,
+    reloads: Family<ReloadLabels, Counter>,
     policies: Bounded,
-    digests: Bounded,
+    reasons: Bounded,
 }
 
 impl Metrics {
@@ -109,13 +110,14 @@ impl Metrics {
             prefilled: Counter::default(),
             reused: Counter::default(),
             generated: Counter::default(),
-            prefix_breaks: Family::default(),
             cache: Family::default(),
             policy_duration: Family::new_with_constructor(|| Histogram::new(OVERHEAD)),
             policy_faults: Family::default(),
+            filter_stops: Family::default(),
+            shadows: Family::default(),
             reloads: Family::default(),
             policies: Bounded::default(),
-            digests: Bounded::default(),
+            reasons: Bounded::default(),
         };
         metrics.register();
         metrics
@@ -176,11 +178,6 @@ impl Metrics {
             self.generated.clone(),
         );
         r.register(
-            "prefix_breaks",
-            "Prompts that lost their session's KV prefix, by the build policy's digest",
-            self.prefix_breaks.clone(),
-        );
-        r.register(
             "cache",
             "Lookups of the answer cache by their result",
             self.cache.clone(),
@@ -193,12 +190,22 @@ impl Metrics {
         );
         r.register(
             "policy_faults",
-            "Policy calls that failed",
+            "Faults of live policies by their kind",
             self.policy_faults.clone(),
         );
         r.register(
+            "filter_stops",
+            "Answers that an output filter ended, by its own word for it",
+            self.filter_stops.clone(),
+        );
+        r.register(
+            "policy_shadow_answers",
+            "Answers of shadows beside those of the live policies",
+            self.shadows.clone(),
+        );
+        r.register(
             "policy_reloads",
-            "Reloads of the policies folder by their result",
+            "Reloads of the policies folder by their result, the stage that failed, and hook",
             self.reloads.clone(),
         );
         self.registry
@@ -248,50 +255,57 @@ impl Metrics {
         self.generated.inc_by(u64::from(output));
     }
 
-    /// A session's next prompt did not continue its last one.
-    pub fn prefix_break(&self, build_sha256: &str) {
-        let digest = build_sha256.get(..12).unwrap_or(build_sha256);
-        self.prefix_breaks
-            .get_or_create_owned(&PrefixLabels {
-                policy: self.digests.label(digest),
-            })
-            .inc();
-    }
-
-    /// `key`: `parts` or `exact`; `result`: `hit`, `miss`, `bypass` or `coalesced`.
+    /// `key`: `parts`, `exact` or `none`; `result`: `hit`, `miss`, `bypass` or `coalesced`.
     pub fn cache(&self, key: &'static str, result: &'static str) {
         self.cache
             .get_or_create_owned(&CacheLabels { key, result })
             .inc();
     }
 
-    /// One policy call; `fault`: its kind where it failed.
-    pub fn policy_call(
-        &self,
-        hook: &'static str,
-        name: &str,
-        took: Duration,
-        fault: Option<&'static str>,
-    ) {
+    /// One policy call of a request, whatever came of it.
+    pub fn policy_call(&self, hook: &'static str, name: &str, took: Duration) {
         let policy = self.policies.label(name);
-        if let Some(kind) = fault {
-            let labels = FaultLabels {
-                hook,
-                policy: policy.clone(),
-                kind,
-            };
-            self.policy_faults.get_or_create_owned(&labels).inc();
-        }
         self.policy_duration
             .get_or_create_owned(&PolicyLabels { hook, policy })
             .observe(took.as_secs_f64());
     }
 
-    /// `result`: `swapped`, `unchanged` or `rejected`.
-    pub fn reload(&self, result: &'static str) {
-        self.reloads
-            .get_or_create_owned(&ResultLabel { result })
+    /// A live policy's fault, in a call or for want of an instance.
+    pub fn policy_fault(&self, hook: &'static str, name: &str, kind: &'static str) {
+        let policy = self.policies.label(name);
+        self.policy_faults
+            .get_or_create_owned(&FaultLabels { hook, policy, kind })
             .inc();
+    }
+
+    /// An output filter ended an answer, for the reason that it names in a word.
+    pub fn filter_stop(&self, name: &str, reason: &str) {
+        let (policy, reason) = (self.policies.label(name), self.reasons.label(reason));
+        self.filter_stops
+            .get_or_create_owned(&StopLabels { policy, reason })
+            .inc();
+    }
+
+    /// `result`: `same` or `different`, `failed` or `skipped`.
+    pub fn shadow(&self, hook: &'static str, name: &str, result: &'static str) {
+        let policy = self.policies.label(name);
+        let labels = ShadowLabels {
+            hook,
+            policy,
+            result,
+        };
+        self.shadows.get_or_create_owned(&labels).inc();
+    }
+
+    /// `result`: `swapped`, `rejected`, `removed`, `rolled-back` or `promoted`; `stage`: the one
+    /// that failed, if any.
+    pub fn reload(&self, result: &'static str, stage: &'static str, hook: &'static str) {
+        let labels = ReloadLabels {
+            result,
+            stage,
+            hook,
+        };
+        self.reloads.get_or_create_owned(&labels).inc();
     }
 
     /// Adds a reader that fills in its fields of [`Readings`] at every scrape. It must not wait.

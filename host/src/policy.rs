@@ -38,11 +38,13 @@ pub use settings::{Breaker, Fail, HookSettings, Limits, Settings};
 pub use stage::{Rejection, Stage};
 pub use stages::{Filter, Snapshot};
 pub use types::{
-    AnswerOutcome, Basis, CacheKey, CallFacts, Facts, Hook, Layout, Listed, Lookup, Observer,
-    PolicyList, Prompt, ReloadFacts, Scope, State, Step, Trimmed, Verdict,
+    AnswerOutcome, Basis, CacheKey, CallFacts, Facts, FaultFacts, Hook, Layout, Listed, Lookup,
+    Observer, PolicyList, Prompt, ReloadFacts, Scope, ShadowFacts, State, Step, StopFacts, Trimmed,
+    Verdict,
 };
 pub use workbench::{Draft, Served, Workbench};
 
+mod attributes;
 mod settings;
 mod types;
 

@@ -12,7 +12,10 @@ use stent::chat::{Defaults, Flights, Gateway};
 use stent::config::Config;
 use stent::engine::{self, Engine};
 use stent::metrics::Metrics;
-use stent::policy::{CallFacts, Observer, Policies, ReloadFacts, Surroundings};
+use stent::policy::{
+    CallFacts, FaultFacts, Hook, Observer, Policies, ReloadFacts, ShadowFacts, StopFacts,
+    Surroundings,
+};
 use stent::session::Sessions;
 use stent::{http, trace};
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,14 +69,18 @@ async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
 
     let app = Arc::new(App {
         gateway: Arc::clone(&gateway),
-        max_body: usize::try_from(server.max_body).unwrap_or(usize::MAX),
+        bodies: api::BodyLimits {
+            bytes: usize::try_from(server.max_body).unwrap_or(usize::MAX),
+            time: server.body_timeout,
+        },
+        heartbeat: server.heartbeat,
         traceparent: config.telemetry.traceparent,
         started,
         draining: AtomicBool::new(false),
     });
     let routes = http::cors(api::router(Arc::clone(&app)), &server.cors_origins)?;
-    let public = http::Door::open(public, routes, server.keep_alive);
-    let admin = http::Door::open(admin, api::admin(Arc::clone(&app)), server.keep_alive);
+    let public = http::Door::open(public, routes, server);
+    let admin = http::Door::open(admin, api::admin(Arc::clone(&app)), server);
     tracing::info!(
         model = gateway.engine.model().name,
         listen = %public_address,
@@ -127,6 +134,8 @@ fn gateway(
             temperature: config.engine.temperature,
             seed: config.engine.seed,
         },
+        reader_timeout: config.server.reader_timeout,
+        capture_content: config.telemetry.capture_content,
         answers: TaskTracker::new(),
         cut: CancellationToken::new(),
     }
@@ -165,6 +174,7 @@ fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard) {
         readings.kv_cells_used = Some(status.kv_cells_used);
         readings.kv_cells = Some(status.kv_cells);
         readings.sessions = usize::try_from(gateway.sessions.count()).ok();
+        readings.cache_entries = Some(gateway.cache.entries());
         readings.cache_bytes = Some(gateway.cache.bytes());
         readings.policy_generation = Some(gateway.policies.generation());
         readings.policy_generations_live = Some(gateway.policies.live_generations());
@@ -179,12 +189,28 @@ struct Watching(Arc<Metrics>);
 
 impl Observer for Watching {
     fn called(&self, call: &CallFacts<'_>) {
-        let fault = (call.outcome != "ok").then_some(call.outcome);
-        self.0
-            .policy_call(call.hook.as_str(), call.policy, call.elapsed, fault);
+        if call.live {
+            self.0
+                .policy_call(call.hook.as_str(), call.policy, call.elapsed);
+        }
     }
 
-    fn reloaded(&self, reload: &ReloadFacts<'_>) {
-        self.0.reload(reload.result);
+    fn faulted(&self, fault: &FaultFacts<'_>) {
+        self.0
+            .policy_fault(fault.hook.as_str(), fault.policy, fault.kind);
+    }
+
+    fn stopped(&self, stop: &StopFacts<'_>) {
+        self.0.filter_stop(stop.policy, stop.reason);
+    }
+
+    fn compared(&self, shadow: &ShadowFacts<'_>) {
+        self.0
+            .shadow(shadow.hook.as_str(), shadow.policy, shadow.result);
+    }
+
+    fn reloaded(&self, reload: &ReloadFacts) {
+        let hook = reload.hook.map_or("", Hook::as_str);
+        self.0.reload(reload.result, reload.stage, hook);
     }
 }

@@ -1,82 +1,47 @@
-//! The spans of one job: where they hang and what they tell.
+//! The spans of one job, as they are exported: where they hang and what they tell.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-
+use opentelemetry::Value;
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SpanData};
 use stent::engine::Kind;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
-use tracing_subscriber::registry::{LookupSpan, Registry};
+use stent::trace::{self, Held, Settings, spans};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::Registry;
 
-use super::{Bench, job};
+use super::{Bench, greedy, job};
 
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Seen {
-    parent: Option<String>,
-    numbers: BTreeMap<String, i64>,
-    closed: bool,
-}
-
-/// Writes down every span by its name.
-#[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<BTreeMap<String, Seen>>>);
-
-struct Numbers<'a>(&'a mut Seen);
-
-impl Visit for Numbers<'_> {
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.numbers.insert(field.name().into(), value);
-    }
-    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
-}
-
-impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let span = context.span(id).unwrap();
-        let parent = span.parent().map(|parent| parent.name().to_owned());
-        let mut seen = Seen {
-            parent,
-            ..Seen::default()
-        };
-        attributes.record(&mut Numbers(&mut seen));
-        self.0.lock().unwrap().insert(span.name().into(), seen);
-    }
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        let name = context.span(id).unwrap().name().to_owned();
-        values.record(&mut Numbers(
-            self.0.lock().unwrap().entry(name).or_default(),
-        ));
-    }
-    fn on_close(&self, id: Id, context: Context<'_, S>) {
-        let name = context.span(&id).unwrap().name().to_owned();
-        self.0.lock().unwrap().entry(name).or_default().closed = true;
-    }
+fn number(span: &SpanData, key: &str) -> Option<i64> {
+    let found = span.attributes.iter().find(|kv| kv.key.as_str() == key);
+    found.map(|kv| match kv.value {
+        Value::I64(number) => number,
+        ref other => panic!("{key} is {other:?}"),
+    })
 }
 
 #[test]
 fn waiting_hangs_beside_the_generation_and_its_parts_below() {
     let bench = Bench::new(|settings| settings.kind = Kind::Scripted);
-    let recorder = Recorder::default();
-    let subscriber = Registry::default().with(recorder.clone());
-    tracing::subscriber::with_default(subscriber, || {
-        let request = tracing::info_span!("request");
+    let exporter = InMemorySpanExporter::default();
+    let (layer, guard) = trace::layer(&Settings::default(), Some(exporter.clone()));
+    tracing::subscriber::with_default(Registry::default().with(layer), || {
+        let request = Held::new(spans::server("POST", "/chat", None));
         let mut job = job(None, vec![1, 5, 6, 7], 50);
-        job.span = tracing::info_span!(parent: &request, "chat");
+        job.span = spans::chat(&request, "scripted", &greedy(), 50);
         bench.run(job).end.unwrap();
     });
-    let seen = recorder.0.lock().unwrap().clone();
-    let parent = |name: &str| seen[name].parent.as_deref();
-    assert_eq!(parent("queue.wait"), Some("request"));
-    assert_eq!(
-        (parent("prefill"), parent("decode")),
-        (Some("chat"), Some("chat"))
-    );
-    assert_eq!(seen["prefill"].numbers["stent.tokens.prompt"], 4);
-    assert_eq!(seen["prefill"].numbers["stent.tokens.reused"], 0);
-    assert_eq!(seen["decode"].numbers["stent.tokens.output"], 12);
-    assert!(
-        seen.values().all(|seen| seen.closed),
-        "a span leaked: {seen:?}"
-    );
+    guard.flush();
+    let seen = exporter.get_finished_spans().unwrap();
+    assert_eq!(seen.len(), 5, "a span leaked or is missing: {seen:#?}");
+    let of = |name: &str| seen.iter().find(|span| span.name == name).unwrap();
+    let hangs_below = |name: &str, parent: &str| {
+        assert_eq!(of(name).parent_span_id, of(parent).span_context.span_id());
+    };
+    hangs_below("queue.wait", "POST /chat");
+    hangs_below("prefill", "chat scripted");
+    hangs_below("decode", "chat scripted");
+    assert_eq!(number(of("prefill"), "stent.tokens.prompt"), Some(4));
+    assert_eq!(number(of("prefill"), "stent.tokens.reused"), Some(0));
+    assert_eq!(number(of("decode"), "stent.tokens.output"), Some(12));
+    let moments = &of("chat scripted").events.events;
+    assert_eq!(moments.len(), 1, "{moments:?}");
+    assert_eq!(moments[0].name, "first_token");
 }

@@ -132,8 +132,10 @@ fn ten_thousand_names_do_not_become_ten_thousand_series() {
     let metrics = Metrics::new("demo");
     for n in 0..10_000 {
         let name = format!("policy-{n}");
-        metrics.policy_call("trim", &name, Duration::from_micros(80), Some("trap"));
-        metrics.prefix_break(&format!("{n:064x}"));
+        metrics.policy_call("trim", &name, Duration::from_micros(80));
+        metrics.policy_fault("trim", &name, "trap");
+        metrics.filter_stop("policy-0", &format!("word-{n}"));
+        metrics.shadow("trim", &name, "different");
     }
     assert_eq!(
         lines(&metrics, "stent_policy_faults_total").len(),
@@ -143,7 +145,14 @@ fn ten_thousand_names_do_not_become_ten_thousand_series() {
         lines(&metrics, "stent_policy_call_duration_seconds_count").len(),
         MAX_NAMES + 1
     );
-    assert!(lines(&metrics, "stent_prefix_breaks_total").len() <= MAX_NAMES + 1);
+    assert_eq!(
+        lines(&metrics, "stent_filter_stops_total").len(),
+        MAX_NAMES + 1
+    );
+    assert_eq!(
+        lines(&metrics, "stent_policy_shadow_answers_total").len(),
+        MAX_NAMES + 1
+    );
 }
 
 /// Two threads that hold guards of the same families at once have deadlocked before.
@@ -157,7 +166,7 @@ fn many_threads_count_while_others_scrape() {
                 for _ in 0..500 {
                     metrics.request_finished(&finished(Outcome::Ok));
                     metrics.cache("exact", if n % 2 == 0 { "hit" } else { "miss" });
-                    metrics.reload("swapped");
+                    metrics.reload("swapped", "", "trim");
                 }
             });
             scope.spawn(move || (0..20).for_each(|_| drop(metrics.encode().unwrap())));

@@ -18,15 +18,16 @@ const CALLER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// The tree that [`request`] makes, as it must arrive.
 const TREE: &str = r#"POST /chat/stream SERVER http.request.method="POST" http.response.status_code=200 http.route="/chat/stream" stent.outcome="ok" stent.policy.generation=3
+  ! policy_fault error.type="trap" stent.policy.fail="open" stent.policy.hook="trim"
   ! context_trimmed stent.trim.messages_dropped=2 stent.trim.tokens_after=600 stent.trim.tokens_before=900
   ! first_byte
   admission INTERNAL stent.queue.depth=2 stent.queue.position=1
   cache.lookup INTERNAL stent.cache.key="parts" stent.cache.result="miss" stent.cache.store="memory"
   cache.store INTERNAL stent.cache.bytes=512 stent.cache.store="memory"
-  chat demo INTERNAL gen_ai.operation.name="chat" gen_ai.provider.name="llama_cpp" gen_ai.request.frequency_penalty=0.0 gen_ai.request.max_tokens=1024 gen_ai.request.model="demo" gen_ai.request.presence_penalty=0.0 gen_ai.request.seed=7 gen_ai.request.temperature=0.7 gen_ai.request.top_k=40 gen_ai.request.top_p=0.95 gen_ai.response.finish_reasons=["stop"] gen_ai.response.model="demo" gen_ai.usage.cache_read.input_tokens=90 gen_ai.usage.input_tokens=100 gen_ai.usage.output_tokens=20 stent.seed.source="derived" stent.slot=1
-    ! first_token
-    decode INTERNAL stent.tokens.output=20 stent.tokens.per_second=10.0
-    prefill INTERNAL stent.tokens.prompt=100 stent.tokens.reused=90
+  chat demo INTERNAL gen_ai.operation.name="chat" gen_ai.provider.name="llama_cpp" gen_ai.request.frequency_penalty=0.0 gen_ai.request.max_tokens=1024 gen_ai.request.model="demo" gen_ai.request.presence_penalty=0.0 gen_ai.request.seed=7 gen_ai.request.temperature=0.7 gen_ai.request.top_k=40 gen_ai.request.top_p=0.95 gen_ai.response.finish_reasons=["stop"] gen_ai.response.model="demo" gen_ai.usage.cache_read.input_tokens=90 gen_ai.usage.input_tokens=100 gen_ai.usage.output_tokens=21 stent.seed.source="derived" stent.slot=1
+    ! first_token stent.slot=1
+    decode INTERNAL stent.slot=1 stent.tokens.output=21 stent.tokens.per_second=10.0
+    prefill INTERNAL stent.slot=1 stent.tokens.prompt=100 stent.tokens.reused=90
   coalesce.wait INTERNAL
     -> chat demo
   policy trim INTERNAL FAILED error.type="trap" stent.policy.duration_us=250 stent.policy.generation=3 stent.policy.hook="trim" stent.policy.memory_peak=65536 stent.policy.name="trim-exchanges" stent.policy.outcome="trap" stent.policy.sha256="abcd" stent.policy.version="0.1.0"
@@ -59,6 +60,7 @@ fn request() -> String {
     spans::turns(&spans::session_load(&server, "redb"), 3);
     spans::cache_result(&spans::cache_lookup(&server, "memory", "parts"), "miss");
     let call = spans::PolicyCall {
+        ask: "trim",
         hook: "trim",
         name: "trim-exchanges",
         version: "0.1.0",
@@ -67,10 +69,11 @@ fn request() -> String {
     };
     let policy = spans::policy(&server, &call);
     spans::policy_done(&policy, "trap", 65_536, Duration::from_micros(250));
+    spans::policy_fault(&server, "trim", "trap", "open");
     drop(policy);
     spans::context_trimmed(&server, 900, 600, 2);
-    let waiting = spans::queue_wait(&server);
     let chat = spans::chat(&server, "demo", &sampling(), 1024);
+    let waiting = spans::queue_wait(&chat);
     spans::seed_source(&chat, "derived");
     drop(spans::coalesce_wait(&server, &trace::context(&chat)));
     elsewhere(move || engine(waiting, chat));
@@ -82,10 +85,9 @@ fn request() -> String {
 fn engine(waiting: Span, chat: Span) {
     drop(waiting);
     spans::slot(&chat, 1);
-    drop(spans::prefill(&chat, 100, 90));
-    spans::event(&chat, "first_token", &[]);
-    spans::decode_done(&spans::decode(&chat), 20, Duration::from_secs(2));
-    spans::chat_done(&chat, Finish::Stop, 100, 90, 20);
+    drop(spans::prefill(&chat, 1, 100, 90));
+    spans::decode_done(&spans::decode(&chat, 1), 21, Duration::from_secs(2));
+    spans::chat_done(&chat, Finish::Stop, 100, 90, 21);
 }
 
 fn body(server: Held) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use stent::trace::{self, Protocol, Settings, spans};
+use stent::types::{Finish, Message, Role};
 use tracing::{Dispatch, dispatcher};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::SubscriberExt;
@@ -29,7 +30,15 @@ impl SpanExporter for Memory {
 fn careless() -> String {
     let server = spans::server("POST", "/chat/stream", None);
     let chat = spans::chat(&server, "demo", &sampling(), 16);
-    spans::content(&chat, CANARY, CANARY);
+    let asked = Message {
+        id: 0,
+        role: Role::User,
+        text: CANARY.into(),
+        tokens: Arc::new([]),
+        pinned: false,
+        exchange: 0,
+    };
+    spans::content(&chat, &[asked], CANARY, Finish::Stop);
     server.set_attribute("user.message", CANARY);
     server.set_attribute("session.id", CANARY);
     spans::event(&server, "first_byte", &[("text", CANARY.into())]);
@@ -73,7 +82,7 @@ fn content_capture_lets_only_the_messages_out() {
     let mut with_canary: Vec<String> = std::mem::take(&mut *exporter.0.lock().unwrap())
         .into_iter()
         .flat_map(|span| span.attributes)
-        .filter(|kv| kv.value.as_str() == CANARY)
+        .filter(|kv| kv.value.as_str().contains(CANARY))
         .map(|kv| kv.key.to_string())
         .collect();
     with_canary.sort();

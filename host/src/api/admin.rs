@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
-use super::{App, body};
+use super::{App, Name, body};
 use crate::error::Error;
 use crate::metrics::CONTENT_TYPE;
 use crate::policy::{Hook, PolicyError};
@@ -61,15 +61,12 @@ async fn reload(State(app): State<Arc<App>>) -> Result<Response, Error> {
     Ok(Json(app.gateway.policies.reload().await.map_err(change)?).into_response())
 }
 
-async fn rollback(
-    State(app): State<Arc<App>>,
-    Path(hook): Path<String>,
-) -> Result<Response, Error> {
+async fn rollback(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
     Ok(Json(app.gateway.policies.rollback(hook).await.map_err(change)?).into_response())
 }
 
-async fn promote(State(app): State<Arc<App>>, Path(hook): Path<String>) -> Result<Response, Error> {
+async fn promote(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
     Ok(Json(app.gateway.policies.promote(hook).await.map_err(change)?).into_response())
 }
@@ -77,12 +74,12 @@ async fn promote(State(app): State<Arc<App>>, Path(hook): Path<String>) -> Resul
 /// Another config for the hook's policy, the body; the answer says how long it lasts.
 async fn configure(
     State(app): State<Arc<App>>,
-    Path(hook): Path<String>,
+    Name(hook): Name,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
-    let config: Map<String, Value> = body::read(&headers, body, app.max_body).await?;
+    let config: Map<String, Value> = body::read(&headers, body, app.bodies).await?;
     let policies = &app.gateway.policies;
     policies.configure(hook, config).await.map_err(change)?;
     let lasts = format!(
@@ -91,7 +88,7 @@ async fn configure(
     Ok(Json(json!({ "hook": hook, "lasts": lasts, "policies": policies.list() })).into_response())
 }
 
-async fn history(State(app): State<Arc<App>>, Path(hook): Path<String>) -> Result<Response, Error> {
+async fn history(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
     Ok(Json(app.gateway.policies.history(hook).await.map_err(change)?).into_response())
 }

@@ -10,11 +10,11 @@ use crate::cache::Cached;
 use crate::engine::{Event, Outcome as Run};
 use crate::error::Error;
 use crate::metrics::Finished;
-use crate::policy::{AnswerOutcome, Filter, Lookup, Prompt, Step, Trimmed};
+use crate::policy::{Filter, Lookup, Prompt, Step, Trimmed};
 use crate::stream::{self, Head, Part, Parts, Summary, Undelivered};
 use crate::trace::spans::{self, Outcome};
 use crate::trace::trace_id;
-use crate::types::{Finish, Role, Token};
+use crate::types::{Finish, Token};
 
 /// Answers from the cache: the same parts as a fresh answer has.
 pub async fn replay(turn: Turn, hit: Cached) -> Result<Answer, Error> {
@@ -43,9 +43,14 @@ async fn at_once(
     outcome: Outcome,
 ) -> Result<Answer, Error> {
     let head = head(&turn)?;
-    let (parts, reader) = stream::channel();
+    let (parts, reader) = stream::channel(turn.gateway.reader_timeout);
     history::remember(&mut turn, text, tokens, None).await?;
     summary.ttft = Some(turn.elapsed());
+    spans::event(&turn.ask.span, "first_byte", &[]);
+    if turn.gateway.capture_content {
+        let asked = history::without_answer(&turn.messages);
+        spans::content(&turn.ask.span, asked, text, summary.finish);
+    }
     close(&turn, outcome, &summary, None);
     // Two parts always fit the buffer: this waits for nobody.
     for part in [Part::Text(text.to_owned()), Part::Done(summary)] {
@@ -68,7 +73,7 @@ pub fn generate(
     run: Passenger,
 ) -> Result<Answer, Error> {
     let head = head(&turn)?;
-    let (parts, reader) = stream::channel();
+    let (parts, reader) = stream::channel(turn.gateway.reader_timeout);
     let answers = turn.gateway.answers.clone();
     let writer = Writer {
         text: String::new(),
@@ -111,6 +116,17 @@ enum End {
     Undelivered(Undelivered),
 }
 
+impl End {
+    fn finish(&self) -> Finish {
+        match self {
+            Self::Finished(run) => run.finish,
+            Self::Filtered => Finish::Filtered,
+            Self::Failed(_) => Finish::Error,
+            Self::Undelivered(_) => Finish::Cancelled,
+        }
+    }
+}
+
 impl From<Undelivered> for End {
     fn from(why: Undelivered) -> Self {
         Self::Undelivered(why)
@@ -121,6 +137,11 @@ impl Writer {
     async fn write(mut self, mut run: Passenger) {
         let follows = run.follows();
         let end = self.relay(&mut run).await.unwrap_or_else(|end| end);
+        if self.turn.gateway.capture_content {
+            let span = run.span_of_content(&self.turn.ask.span);
+            let asked = self.trimmed.of(&self.turn.messages);
+            spans::content(&span, &asked, &self.text, end.finish());
+        }
         // Leaves the run: the last one to leave stops it.
         drop(run);
         match end {
@@ -215,7 +236,7 @@ impl Writer {
                 return self.fail(error).await;
             }
             let asked = (&self.lookup, &self.prompt);
-            admit_to_cache(&self.turn, asked, (&self.text, &self.tokens), &run).await;
+            history::admit_to_cache(&self.turn, asked, (&self.text, &self.tokens), &run).await;
         }
         let summary = self.summary(&run, follows);
         let outcome = match (complete, follows) {
@@ -263,42 +284,6 @@ impl Writer {
 /// What a client is told whose answer outlasted the shutdown.
 fn cut_off() -> Error {
     Error::Unavailable("the server is shutting down and could not finish this answer".into())
-}
-
-/// Asks the cache policy whether the finished answer may be kept.
-async fn admit_to_cache(
-    turn: &Turn,
-    (lookup, prompt): (&Lookup, &Prompt),
-    (text, tokens): (&str, &[Token]),
-    run: &Run,
-) {
-    let exact = turn.cache_key(lookup, Some(prompt));
-    let Some((key, _)) = exact.or_else(|| turn.cache_key(lookup, None)) else {
-        return;
-    };
-    let outcome = AnswerOutcome {
-        finish: run.finish,
-        prompt_tokens: run.prompt_tokens,
-        output_tokens: run.output_tokens,
-        elapsed: turn.elapsed(),
-    };
-    // The policy sees the conversation as it was when it decided to look up.
-    let asked = match turn.messages.split_last() {
-        Some((last, asked)) if last.role == Role::Assistant => asked,
-        _ => &turn.messages,
-    };
-    let Some(ttl) = turn.policies.cache_admit(asked, text, outcome).await else {
-        return;
-    };
-    let _span = spans::cache_store(&turn.ask.span, "memory", text.len());
-    let answer = Cached {
-        text: text.into(),
-        tokens: tokens.into(),
-        finish: run.finish,
-        prompt_tokens: run.prompt_tokens,
-        output_tokens: run.output_tokens,
-    };
-    turn.gateway.cache.store(key, answer, ttl);
 }
 
 /// Records how the request ended, on its span and in the metrics; once per request.

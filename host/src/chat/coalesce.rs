@@ -11,6 +11,7 @@ use opentelemetry::trace::SpanContext;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::DropGuard;
+use tracing::Span;
 
 use super::turn::Turn;
 use crate::cache::Key;
@@ -49,12 +50,20 @@ pub struct Passenger {
     next: usize,
     /// A follower's `coalesce.wait` span.
     wait: Option<Held>,
+    /// The run's `chat` span, for whoever started it.
+    chat: Option<Span>,
 }
 
 impl Passenger {
     /// Whether another request started the run.
     pub fn follows(&self) -> bool {
         self.wait.is_some()
+    }
+
+    /// The span that tells what was asked and answered: the run's, or the request's own where
+    /// the run belongs to another.
+    pub fn span_of_content(&self, own: &Span) -> Span {
+        self.chat.as_ref().unwrap_or(own).clone()
     }
 
     /// The next event; `None` when the engine went away in the middle.
@@ -88,11 +97,7 @@ impl Passenger {
 /// [`Error::Overloaded`] when a run is needed and no permit is left.
 pub fn board(turn: &Turn, prompt: &Prompt) -> Result<Passenger, Error> {
     let Some(key) = turn.flight_key(prompt) else {
-        return Ok(Passenger {
-            flight: start(turn, prompt)?,
-            next: 0,
-            wait: None,
-        });
+        return start(turn, prompt);
     };
     let mut flights = locked(&turn.gateway.flights.0);
     if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
@@ -100,24 +105,22 @@ pub fn board(turn: &Turn, prompt: &Prompt) -> Result<Passenger, Error> {
             &turn.ask.span,
             &flight.leader,
         )));
+        turn.gateway.metrics.cache("exact", "coalesced");
         return Ok(Passenger {
             flight,
             next: 0,
             wait,
+            chat: None,
         });
     }
-    let flight = start(turn, prompt)?;
+    let leader = start(turn, prompt)?;
     // Runs that ended left dead entries; this is the moment at which they are seen.
     flights.retain(|_, flight| flight.strong_count() > 0);
-    flights.insert(key, Arc::downgrade(&flight));
-    Ok(Passenger {
-        flight,
-        next: 0,
-        wait: None,
-    })
+    flights.insert(key, Arc::downgrade(&leader.flight));
+    Ok(leader)
 }
 
-fn start(turn: &Turn, prompt: &Prompt) -> Result<Arc<Flight>, Error> {
+fn start(turn: &Turn, prompt: &Prompt) -> Result<Passenger, Error> {
     let permit = admit(turn)?;
     let model = &turn.gateway.engine.model().name;
     let span = spans::chat(&turn.ask.span, model, &turn.sampling, turn.max_tokens);
@@ -148,16 +151,31 @@ fn start(turn: &Turn, prompt: &Prompt) -> Result<Arc<Flight>, Error> {
     turn.gateway.answers.spawn(forward(
         events,
         Arc::downgrade(&flight),
-        Held::new(span),
+        Held::new(span.clone()),
         metrics,
     ));
-    Ok(flight)
+    Ok(Passenger {
+        flight,
+        next: 0,
+        wait: None,
+        chat: Some(span),
+    })
 }
 
 fn admit(turn: &Turn) -> Result<SlotPermit, Error> {
     let admission = &turn.gateway.admission;
-    let _span = spans::admission(&turn.ask.span, admission.taken());
-    admission.enter()
+    let depth = admission.taken();
+    let span = spans::admission(&turn.ask.span, depth);
+    match admission.enter() {
+        Ok(permit) => {
+            spans::position(&span, admission.place(depth));
+            Ok(permit)
+        }
+        Err(error) => {
+            spans::failed(&span, error.class().2);
+            Err(error)
+        }
+    }
 }
 
 /// Writes the run's events into its log, for as long as anybody reads it, and the run's end onto
@@ -168,22 +186,16 @@ async fn forward(
     chat: Held,
     metrics: Arc<Metrics>,
 ) {
+    let mut chat = Some(chat);
     loop {
         let event = events.recv().await;
-        match &event {
-            Some(Event::Started { slot, .. }) => spans::slot(&chat, *slot),
-            Some(Event::Finished(o)) => {
-                spans::chat_done(
-                    &chat,
-                    o.finish,
-                    o.prompt_tokens,
-                    o.cached_tokens,
-                    o.output_tokens,
-                );
-                metrics.run_finished(o.queued, o.prompt_tokens, o.cached_tokens, o.output_tokens);
-            }
-            Some(Event::Failed(_)) => spans::failed(&chat, "engine"),
-            _ => {}
+        // The span ends before the run's last event is seen: a trace is whole when its answer is.
+        if matches!(event, Some(Event::Finished(_) | Event::Failed(_)) | None)
+            && let Some(chat) = chat.take()
+        {
+            end(&chat, event.as_ref(), &metrics);
+        } else if let (Some(Event::Started { slot, .. }), Some(chat)) = (&event, &chat) {
+            spans::slot(chat, *slot);
         }
         // Nobody reads any more; the engine's last word is still waited for.
         let Some(flight) = flight.upgrade() else {
@@ -204,6 +216,15 @@ async fn forward(
             return;
         }
     }
+}
+
+fn end(chat: &Held, last: Option<&Event>, metrics: &Metrics) {
+    let Some(Event::Finished(o)) = last else {
+        return spans::failed(chat, "engine");
+    };
+    let (prompt, cached, output) = (o.prompt_tokens, o.cached_tokens, o.output_tokens);
+    spans::chat_done(chat, o.finish, prompt, cached, output);
+    metrics.run_finished(o.queued, prompt, cached, output);
 }
 
 /// A poisoned lock is taken all the same: every change under it is a single push or insert.

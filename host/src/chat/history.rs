@@ -1,10 +1,13 @@
-//! What an answered question leaves behind: the exchange in the session, and a head start for
-//! the next question.
+//! What an answered question leaves behind: the exchange in the session, the answer in the cache,
+//! and a head start for the next question.
 
 use std::sync::Arc;
 
 use super::turn::Turn;
+use crate::cache::Cached;
+use crate::engine::Outcome as Run;
 use crate::error::Error;
+use crate::policy::{AnswerOutcome, Lookup, Prompt};
 use crate::session::Exchange;
 use crate::trace::spans;
 use crate::types::{Message, Role, Special, Token};
@@ -62,6 +65,48 @@ fn answer_tokens(turn: &Turn, text: &str, tokens: &[Token]) -> Arc<[Token]> {
     }
 }
 
+/// Asks the cache policy whether the finished answer may be kept.
+pub async fn admit_to_cache(
+    turn: &Turn,
+    (lookup, prompt): (&Lookup, &Prompt),
+    (text, tokens): (&str, &[Token]),
+    run: &Run,
+) {
+    let exact = turn.cache_key(lookup, Some(prompt));
+    let Some((key, _)) = exact.or_else(|| turn.cache_key(lookup, None)) else {
+        return;
+    };
+    let outcome = AnswerOutcome {
+        finish: run.finish,
+        prompt_tokens: run.prompt_tokens,
+        output_tokens: run.output_tokens,
+        elapsed: turn.elapsed(),
+    };
+    // The policy sees the conversation as it was when it decided to look up.
+    let asked = without_answer(&turn.messages);
+    let Some(ttl) = turn.policies.cache_admit(asked, text, outcome).await else {
+        return;
+    };
+    let store = turn.gateway.cache.store_name();
+    let _span = spans::cache_store(&turn.ask.span, store, text.len());
+    let answer = Cached {
+        text: text.into(),
+        tokens: tokens.into(),
+        finish: run.finish,
+        prompt_tokens: run.prompt_tokens,
+        output_tokens: run.output_tokens,
+    };
+    turn.gateway.cache.store(key, answer, ttl);
+}
+
+/// The conversation up to the question.
+pub fn without_answer(messages: &[Message]) -> &[Message] {
+    match messages.split_last() {
+        Some((last, asked)) if last.role == Role::Assistant => asked,
+        _ => messages,
+    }
+}
+
 /// Tells the engine what the session's next prompt will start with, so that it can be computed
 /// while nobody waits. The policies themselves say it: they build the prompt of two made-up next
 /// questions, and what both have in common is sure.
@@ -69,6 +114,9 @@ pub async fn foresee(turn: &mut Turn) {
     let (Some(key), Some(last)) = (turn.key(), turn.messages.last().cloned()) else {
         return;
     };
+    // The answer is told: its trace does not wait for this.
+    turn.policies = turn.policies.aside();
+    turn.ask.span = tracing::Span::none();
     let mut prompts = Vec::with_capacity(2);
     for placeholder in ["a", "1"] {
         let tokens: Arc<[Token]> = turn

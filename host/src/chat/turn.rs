@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::{Ask, Gateway};
 use crate::cache::{Audience, Basis as CacheBasis, Cached, Identity, Key};
 use crate::error::Error;
-use crate::policy::{self, CacheKey, Facts, Layout, Lookup, Prompt, Scope, Snapshot};
+use crate::policy::{
+    self, CacheKey, Denied, Facts, Layout, Lookup, Prompt, Scope, Snapshot, Trimmed,
+};
 use crate::session::Session;
 use crate::trace::spans;
 use crate::types::{Message, Role, Sampling, SessionKey, Special, Token};
@@ -40,7 +42,7 @@ pub fn facts(gateway: &Gateway, ask: &Ask) -> Facts {
         context: gateway.engine.model().n_ctx,
         reserved_output: max_tokens(gateway, ask),
         streaming: ask.streaming,
-        attributes: Vec::new(),
+        attributes: ask.attributes.clone(),
     }
 }
 
@@ -189,13 +191,8 @@ impl Turn {
                 ),
             ));
         }
-        let field = if self.ask.route.starts_with("/v1") {
-            "messages"
-        } else {
-            "message"
-        };
         Err(Error::invalid(
-            field,
+            self.field(),
             format!(
                 "needs {fixed} tokens, at most {room} fit: the context is {context} and {} are \
                  kept for the answer (max_tokens)",
@@ -204,13 +201,50 @@ impl Turn {
         ))
     }
 
+    /// The body's field with the new message.
+    fn field(&self) -> &'static str {
+        match self.ask.route.starts_with("/v1") {
+            true => "messages",
+            false => "message",
+        }
+    }
+
+    /// A policy's refusal, about the field that the client sent.
+    pub fn denied(&self, denied: Denied) -> Error {
+        match denied {
+            Denied::TooLong { .. } => Error::invalid(self.field(), denied.to_string()),
+            denied => denied.into(),
+        }
+    }
+
+    /// Says on the request's span that history was left out.
+    pub fn tell_trimmed(&self, trimmed: &Trimmed) {
+        if trimmed.dropped == 0 {
+            return;
+        }
+        let tokens = |messages: &[Message]| messages.iter().map(|m| m.tokens.len()).sum();
+        let (before, after) = (tokens(&self.messages), tokens(&trimmed.of(&self.messages)));
+        spans::context_trimmed(&self.ask.span, before, after, trimmed.dropped);
+    }
+
     /// Looks the question up under the policy's key; `None` for a miss and for no lookup at all.
+    /// Called where keys of parts are known, and again with the prompt.
     pub fn lookup(&self, lookup: &Lookup, prompt: Option<&Prompt>) -> Option<Cached> {
-        let (key, policy) = self.cache_key(lookup, prompt)?;
-        let basis = if prompt.is_some() { "exact" } else { "parts" };
-        let span = spans::cache_lookup(&self.ask.span, "memory", basis);
-        let hit = self.gateway.cache.lookup(&key, policy.max_age);
-        let result = if hit.is_some() { "hit" } else { "miss" };
+        let basis = match (lookup, prompt) {
+            (Lookup::Bypass, None) => "none",
+            (Lookup::By(key), None) if matches!(key.basis, policy::Basis::Parts(_)) => "parts",
+            (Lookup::By(key), Some(_)) if key.basis == policy::Basis::ExactPrompt => "exact",
+            _ => return None,
+        };
+        let cache = &self.gateway.cache;
+        let span = spans::cache_lookup(&self.ask.span, cache.store_name(), basis);
+        let asked = self.cache_key(lookup, prompt);
+        let hit = asked.map(|(key, policy)| cache.lookup(&key, policy.max_age));
+        let (result, hit) = match hit {
+            None => ("bypass", None),
+            Some(None) => ("miss", None),
+            Some(hit) => ("hit", hit),
+        };
         spans::cache_result(&span, result);
         self.gateway.metrics.cache(basis, result);
         hit
@@ -226,7 +260,7 @@ impl Turn {
         let Lookup::By(policy) = lookup else {
             return None;
         };
-        if !self.ask.params.repeatable(&self.gateway.defaults) {
+        if self.gateway.cache.is_off() || !self.ask.params.repeatable(&self.gateway.defaults) {
             return None;
         }
         let basis = match (&policy.basis, prompt) {
@@ -259,6 +293,7 @@ impl Turn {
             audience,
             model: &self.gateway.engine.model().fingerprint,
             policies: self.policies.identity(),
+            attributes: &self.ask.attributes,
             sampling: &self.sampling,
             seeded: matches!(basis, CacheBasis::Prompt(_)),
             max_tokens: self.max_tokens,

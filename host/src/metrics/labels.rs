@@ -7,7 +7,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 
 use crate::trace::Outcome;
 
-/// How many policy names (and digests) keep a label value of their own; further ones share
+/// How many policy names (and filters' reasons) keep a label value of their own; further ones share
 /// `other`, so that an operator who replaces a policy a thousand times does not fill Prometheus.
 pub const MAX_NAMES: usize = 64;
 
@@ -47,8 +47,11 @@ pub(super) struct OutcomeLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ResultLabel {
+pub(super) struct ReloadLabels {
     pub(super) result: &'static str,
+    /// Empty labels are absent ones: nothing failed, or no hook was known.
+    pub(super) stage: &'static str,
+    pub(super) hook: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,8 +74,16 @@ pub(super) struct FaultLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct PrefixLabels {
+pub(super) struct ShadowLabels {
+    pub(super) hook: &'static str,
     pub(super) policy: Arc<str>,
+    pub(super) result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StopLabels {
+    pub(super) policy: Arc<str>,
+    pub(super) reason: Arc<str>,
 }
 
 /// The exemplar's label: 32 hex digits.

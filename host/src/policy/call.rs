@@ -1,17 +1,17 @@
 //! One call of one policy: instance, span, time, outcome.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tracing::{Span, field::Empty};
+use tracing::Span;
 
 use super::fault::{Denied, RunError};
-use super::generation::Revision;
 use super::guest::Instance;
 use super::pool::Pool;
 use super::settings::Fail;
-use super::stages::{Asked, Shared};
-use super::types::CallFacts;
+use super::stages::Asked;
+use super::types::{CallFacts, FaultFacts};
+use crate::trace::spans::{self, PolicyCall};
 
 /// What a policy is asked; the span's name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,14 +22,14 @@ pub(super) enum Ask {
     Trim,
     Build,
     CacheAdmit,
-    FilterOpen,
+    Filter,
 }
 
 /// A call in progress. Dropped without [`Call::end`] (the client left) its instance is gone.
 pub(super) struct Call {
     pub instance: Instance,
     pub span: Span,
-    revision: Arc<Revision>,
+    asked: Asked,
     pool: Arc<Pool>,
     start: Instant,
 }
@@ -37,117 +37,127 @@ pub(super) struct Call {
 impl Call {
     /// Takes an instance. `None` where native code serves the hook.
     pub(super) async fn start(asked: &Asked, ask: Ask) -> Option<Result<Self, RunError>> {
-        let revision = &asked.revision;
-        let pool = revision.pool.clone()?;
-        let start = Instant::now();
-        let span = ask.span(asked);
+        let pool = asked.revision.pool.clone()?;
+        let (start, span) = (Instant::now(), ask.span(asked));
         Some(match pool.take().await {
-            Ok(mut instance) => {
-                instance.allow(pool.template.limits.call);
-                Ok(Self {
-                    instance,
-                    span,
-                    revision: revision.clone(),
-                    pool,
-                    start,
-                })
-            }
+            Ok(instance) => Ok(Self::new(asked, span, pool, instance, start)),
             Err(fault) => {
-                span.record("stent.policy.outcome", fault.kind());
+                spans::policy_done(&span, fault.kind(), 0, start.elapsed());
                 Err(fault)
             }
         })
     }
 
     /// Goes on with the instance of an earlier call of the same request.
-    pub(super) fn resume(
-        asked: &Asked,
-        ask: Ask,
-        mut instance: Instance,
-    ) -> Option<Result<Self, RunError>> {
-        let revision = &asked.revision;
-        let pool = revision.pool.clone()?;
-        instance.allow(pool.template.limits.call);
+    pub(super) fn resume(asked: &Asked, ask: Ask, instance: Instance) -> Option<Self> {
+        let pool = asked.revision.pool.clone()?;
         let (start, span) = (Instant::now(), ask.span(asked));
-        Some(Ok(Self {
+        Some(Self::new(asked, span, pool, instance, start))
+    }
+
+    fn new(
+        asked: &Asked,
+        span: Span,
+        pool: Arc<Pool>,
+        mut instance: Instance,
+        start: Instant,
+    ) -> Self {
+        instance.allow(pool.template.limits.call);
+        Self {
             instance,
             span,
-            revision: revision.clone(),
+            asked: asked.clone(),
             pool,
             start,
-        }))
+        }
     }
 
     /// Writes the outcome down and gives the instance to the janitor.
-    pub(super) fn end<R>(self, shared: &Shared, result: &Result<R, RunError>) {
-        self.note(shared, result);
+    pub(super) fn end<R>(self, result: &Result<R, RunError>) {
+        self.note(result);
         self.pool.spent(self.instance);
     }
 
     /// Writes the outcome down and keeps the instance for the request's next call.
-    pub(super) fn keep<R>(self, shared: &Shared, result: &Result<R, RunError>) -> Instance {
-        self.note(shared, result);
+    pub(super) fn keep<R>(self, result: &Result<R, RunError>) -> Instance {
+        self.note(result);
         self.instance
     }
 
-    fn note<R>(&self, shared: &Shared, result: &Result<R, RunError>) {
-        let outcome = match result {
-            Ok(_) => "ok",
-            Err(fault) => fault.kind(),
-        };
-        self.span.record("stent.policy.outcome", outcome);
-        let memory_peak = self.instance.memory_peak();
-        let peak = i64::try_from(memory_peak).unwrap_or(i64::MAX);
-        self.span.record("stent.policy.memory_peak", peak);
-        let elapsed = self.start.elapsed();
-        let (hook, policy) = (self.revision.hook, self.revision.name.as_str());
-        shared.observer.called(&CallFacts {
-            hook,
-            policy,
-            outcome,
-            elapsed,
-            memory_peak,
-        });
+    /// Keeps the instance for calls that somebody else writes down, and tells the time so far.
+    pub(super) fn go_on(self) -> (Instance, Duration) {
+        (self.instance, self.start.elapsed())
     }
+
+    fn note<R>(&self, result: &Result<R, RunError>) {
+        let outcome = outcome(result);
+        let (elapsed, memory) = (self.start.elapsed(), self.instance.memory_peak());
+        note(&self.asked, &self.span, outcome, elapsed, memory);
+    }
+}
+
+/// One word for a call's end.
+pub(super) fn outcome<R>(result: &Result<R, RunError>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(fault) => fault.kind(),
+    }
+}
+
+/// Writes down what a call came to.
+pub(super) fn note(
+    asked: &Asked,
+    span: &Span,
+    outcome: &'static str,
+    elapsed: Duration,
+    memory_peak: usize,
+) {
+    spans::policy_done(span, outcome, memory_peak, elapsed);
+    asked.shared.observer.called(&CallFacts {
+        hook: asked.revision.hook,
+        policy: &asked.revision.name,
+        outcome,
+        elapsed,
+        memory_peak,
+        live: asked.live,
+    });
 }
 
 impl Ask {
-    /// `policy trim` and its like; numbers are i64, because others are exported as strings.
     fn span(self, asked: &Asked) -> Span {
-        let (revision, generation) = (&asked.revision, asked.generation);
-        macro_rules! span {
-            ($name:literal) => {
-                tracing::info_span!(
-                    target: "stent::policy",
-                    parent: &asked.span,
-                    $name,
-                    "stent.policy.hook" = revision.hook.as_str(),
-                    "stent.policy.name" = revision.name,
-                    "stent.policy.version" = revision.version,
-                    "stent.policy.sha256" = revision.sha256,
-                    "stent.policy.generation" = i64::try_from(generation).unwrap_or(i64::MAX),
-                    "stent.policy.outcome" = Empty,
-                    "stent.policy.memory_peak" = Empty,
-                )
-            };
-        }
+        let revision = &asked.revision;
+        let call = PolicyCall {
+            ask: self.as_str(),
+            hook: revision.hook.as_str(),
+            name: &revision.name,
+            version: &revision.version,
+            sha256: &revision.sha256,
+            generation: asked.generation,
+        };
+        spans::policy(&asked.span, &call)
+    }
+
+    fn as_str(self) -> &'static str {
         match self {
-            Ask::Guard => span!("policy guard"),
-            Ask::CacheDecide => span!("policy cache.decide"),
-            Ask::Layout => span!("policy layout"),
-            Ask::Trim => span!("policy trim"),
-            Ask::Build => span!("policy build"),
-            Ask::CacheAdmit => span!("policy cache.admit"),
-            Ask::FilterOpen => span!("policy filter"),
+            Ask::Guard => "guard",
+            Ask::CacheDecide => "cache.decide",
+            Ask::Layout => "layout",
+            Ask::Trim => "trim",
+            Ask::Build => "build",
+            Ask::CacheAdmit => "cache.admit",
+            Ask::Filter => "filter",
         }
     }
 }
 
-/// A fault: counted, said, perhaps the last straw for the breaker. What happens to the request is
-/// the operator's choice.
-pub(super) fn faulted(shared: &Shared, revision: &Revision, fault: RunError) -> Result<(), Denied> {
-    let (hook, policy) = (revision.hook, revision.name.as_str());
-    tracing::warn!(target: "stent::policy", %hook, policy, kind = fault.kind(),
+/// A live policy's fault, wherever it happened: said on the request's span, counted, logged,
+/// perhaps the last straw for the breaker. What happens to the request is the operator's choice.
+pub(super) fn faulted(asked: &Asked, fault: RunError) -> Result<(), Denied> {
+    let (revision, shared) = (&asked.revision, &asked.shared);
+    let (hook, policy, kind) = (revision.hook, revision.name.as_str(), fault.kind());
+    spans::policy_fault(&asked.span, hook.as_str(), kind, revision.fail.as_str());
+    shared.observer.faulted(&FaultFacts { hook, policy, kind });
+    tracing::warn!(target: "stent::policy", %hook, policy, kind,
         "the {hook} policy {policy} failed: {fault}");
     let breaker = &shared.settings.breaker;
     if revision

@@ -276,6 +276,7 @@ async fn ask(
         facts,
         shared,
         span,
+        live: false,
     };
     let missing = || RunError::BadResult("native code has no cases".into());
     Ok(match case.hook {

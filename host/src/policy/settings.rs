@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::attributes::{self, Attributes};
 use super::bundled;
 use super::signature;
 use super::types::{Hook, Scope};
@@ -41,6 +42,8 @@ pub struct Settings {
     /// Recording ends when the file has this many bytes.
     #[serde(with = "units::bytes")]
     pub record_max_bytes: u64,
+    /// What policies are told about a request: a fixed text, or a trusted header's.
+    pub attributes: Attributes,
     pub limits: Limits,
     pub breaker: Breaker,
     pub guard: HookSettings,
@@ -79,6 +82,15 @@ pub enum Fail {
     Open,
     /// Nobody: the request is refused.
     Closed,
+}
+
+impl Fail {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Fail::Open => "open",
+            Fail::Closed => "closed",
+        }
+    }
 }
 
 /// Bounds of one instance, one call, and one compilation.
@@ -170,6 +182,7 @@ impl Settings {
                 self.keep
             ));
         }
+        attributes::check(&self.attributes)?;
         if !(1..=100).contains(&self.low_water) {
             return Err(format!(
                 "policies.low_water: {}, expected 1 to 100",
@@ -220,6 +233,7 @@ impl Default for Settings {
             low_water: 75,
             record: PathBuf::new(),
             record_max_bytes: 64 << 20,
+            attributes: Attributes::new(),
             limits: Limits::default(),
             breaker: Breaker::default(),
             guard: HookSettings::default(),

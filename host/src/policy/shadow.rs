@@ -11,7 +11,7 @@ use super::fault::{Denied, RunError};
 use super::generation::Revision;
 use super::recording::Filtered;
 use super::stages::Asked;
-use super::types::Step;
+use super::types::{Observer, ShadowFacts, Step};
 use crate::types::Finish;
 
 /// Comparisons of one shadow that may be under way at once; more requests go uncompared.
@@ -73,10 +73,10 @@ impl Beside {
             chunks,
             live,
         } = self;
-        shadow.compare(
-            &Ok(live),
-            async move { filtered(&asked, &chunks, why).await },
-        );
+        let observer = asked.shared.observer.clone();
+        shadow.compare(&observer, &Ok(live), async move {
+            filtered(&asked, &chunks, why).await
+        });
     }
 }
 
@@ -92,28 +92,37 @@ impl Shadow {
     /// Asks the candidate off the request's path.
     pub(super) fn compare<R: Clone + PartialEq + Send + 'static>(
         &self,
+        observer: &Arc<dyn Observer>,
         live: &Result<R, Denied>,
         candidate: impl Future<Output = Option<Result<R, RunError>>> + Send + 'static,
     ) {
         // What was refused was decided by the host.
         let Ok(live) = live.clone() else { return };
-        let Ok(turn) = self.turns.clone().try_acquire_owned() else {
-            self.counts.skipped.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
         let (counts, revision) = (self.counts.clone(), self.revision.clone());
+        let observer = observer.clone();
+        let tell = move |result| {
+            counts.of(result).fetch_add(1, Ordering::Relaxed);
+            observer.compared(&ShadowFacts {
+                hook: revision.hook,
+                policy: &revision.name,
+                result,
+            });
+        };
+        let Ok(turn) = self.turns.clone().try_acquire_owned() else {
+            return tell("skipped");
+        };
+        let name = self.revision.name.clone();
         tokio::spawn(async move {
-            let counter = match candidate.await {
-                Some(Ok(answer)) if answer == live => &counts.same,
-                Some(Ok(_)) => &counts.different,
+            tell(match candidate.await {
+                Some(Ok(answer)) if answer == live => "same",
+                Some(Ok(_)) => "different",
                 Some(Err(fault)) => {
-                    tracing::debug!(target: "stent::policy", policy = revision.name,
+                    tracing::debug!(target: "stent::policy", policy = name,
                         "the shadow policy failed: {fault}");
-                    &counts.failed
+                    "failed"
                 }
-                None => &counts.skipped,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
+                None => "skipped",
+            });
             drop(turn);
         });
     }
@@ -128,5 +137,16 @@ impl Shadow {
             &counts.skipped,
         ]
         .map(|counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+impl Counts {
+    fn of(&self, result: &str) -> &AtomicU64 {
+        match result {
+            "same" => &self.same,
+            "different" => &self.different,
+            "failed" => &self.failed,
+            _ => &self.skipped,
+        }
     }
 }

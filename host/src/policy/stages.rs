@@ -47,6 +47,7 @@ struct Pinned {
 }
 
 /// A layout and who will build by it: the two belong together.
+#[derive(Clone)]
 struct Declared {
     layout: Layout,
     by_guest: bool,
@@ -92,6 +93,19 @@ impl Snapshot {
         }))
     }
 
+    /// The same policies for what is done after the answer: no part of the request's trace.
+    #[must_use]
+    pub fn aside(&self) -> Self {
+        Self(Arc::new(Pinned {
+            generation: self.0.generation.clone(),
+            facts: self.0.facts.clone(),
+            shared: self.0.shared.clone(),
+            span: Span::none(),
+            layout: self.0.layout.clone(),
+            builder: Mutex::default(),
+        }))
+    }
+
     pub fn generation(&self) -> u64 {
         self.0.generation.number
     }
@@ -130,7 +144,9 @@ impl Snapshot {
         let verdict = self.settle(Hook::Guard, asked, || Verdict::Allow);
         if let Some((shadow, ask)) = self.shadow(Hook::Guard, faulted) {
             let messages = messages.to_vec();
-            shadow.compare(&verdict, async move { ask.guard(&messages).await });
+            shadow.compare(&self.0.shared.observer, &verdict, async move {
+                ask.guard(&messages).await
+            });
         }
         self.record(Hook::Guard, || Heard::Guard {
             messages: messages.to_vec(),
@@ -146,7 +162,9 @@ impl Snapshot {
         let lookup = self.settle(Hook::Cache, asked, || Lookup::Bypass);
         if let Some((shadow, ask)) = self.shadow(Hook::Cache, faulted) {
             let messages = messages.to_vec();
-            shadow.compare(&lookup, async move { ask.decide(&messages).await });
+            shadow.compare(&self.0.shared.observer, &lookup, async move {
+                ask.decide(&messages).await
+            });
         }
         self.record(Hook::Cache, || Heard::CacheDecide {
             messages: messages.to_vec(),
@@ -172,7 +190,7 @@ impl Snapshot {
         let trimmed = self.settle(Hook::Trim, asked, || native::trim(messages, &budget));
         if let Some((shadow, ask)) = self.shadow(Hook::Trim, faulted) {
             let messages = messages.to_vec();
-            shadow.compare(&trimmed, async move {
+            shadow.compare(&self.0.shared.observer, &trimmed, async move {
                 ask.trim(&messages, budget, previous_first).await
             });
         }
@@ -229,7 +247,7 @@ impl Snapshot {
         let settled = self.settle(Hook::Cache, asked, || None);
         if let Some((shadow, ask)) = self.shadow(Hook::Cache, faulted) {
             let (messages, answer) = (messages.to_vec(), answer.to_owned());
-            shadow.compare(&settled, async move {
+            shadow.compare(&self.0.shared.observer, &settled, async move {
                 ask.admit(&messages, &answer, outcome).await
             });
         }
@@ -271,6 +289,7 @@ impl Snapshot {
         let shadow = self.0.generation.shadow(hook).filter(|_| !faulted)?;
         let asked = Asked {
             span: Span::none(),
+            live: false,
             ..self.0.asked_of(&shadow.revision)
         };
         Some((shadow, asked))
@@ -298,6 +317,7 @@ impl Pinned {
             facts: self.facts.clone(),
             shared: self.shared.clone(),
             span: self.span.clone(),
+            live: true,
         }
     }
 
@@ -311,7 +331,7 @@ impl Pinned {
         match asked {
             Some(Ok(result)) => Ok(result),
             Some(Err(fault)) => {
-                faulted(&self.shared, self.generation.of(hook), fault)?;
+                faulted(&self.asked_of(self.generation.of(hook)), fault)?;
                 Ok(native())
             }
             None => Ok(native()),

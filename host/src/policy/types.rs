@@ -191,7 +191,19 @@ pub trait Observer: Send + Sync {
     fn called(&self, call: &CallFacts<'_>) {
         let _ = call;
     }
-    fn reloaded(&self, reload: &ReloadFacts<'_>) {
+    /// A live policy failed, in a call or for want of an instance.
+    fn faulted(&self, fault: &FaultFacts<'_>) {
+        let _ = fault;
+    }
+    /// An output filter ended an answer.
+    fn stopped(&self, stop: &StopFacts<'_>) {
+        let _ = stop;
+    }
+    /// A shadow was asked what the live policy was asked.
+    fn compared(&self, shadow: &ShadowFacts<'_>) {
+        let _ = shadow;
+    }
+    fn reloaded(&self, reload: &ReloadFacts) {
         let _ = reload;
     }
 }
@@ -207,17 +219,46 @@ pub struct CallFacts<'a> {
     pub elapsed: Duration,
     /// The most memory that the instance had so far, in bytes.
     pub memory_peak: usize,
+    /// False for a shadow's calls and those of golden cases: no request depends on them.
+    pub live: bool,
+}
+
+/// One fault of a live policy.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultFacts<'a> {
+    pub hook: Hook,
+    pub policy: &'a str,
+    /// As [`CallFacts::outcome`].
+    pub kind: &'static str,
+}
+
+/// One answer that an output filter ended.
+#[derive(Clone, Copy, Debug)]
+pub struct StopFacts<'a> {
+    pub policy: &'a str,
+    /// The policy's own short word; `unnamed` where it gave none.
+    pub reason: &'a str,
+}
+
+/// One answer of a shadow.
+#[derive(Clone, Copy, Debug)]
+pub struct ShadowFacts<'a> {
+    pub hook: Hook,
+    pub policy: &'a str,
+    /// Compared with the live policy's: `same` or `different`; `failed` for a fault, `skipped`
+    /// where too many were under way.
+    pub result: &'static str,
 }
 
 /// One reload, ended.
 #[derive(Clone, Copy, Debug)]
-pub struct ReloadFacts<'a> {
+pub struct ReloadFacts {
     pub hook: Option<Hook>,
     /// `swapped`, `rejected`, `removed`, `rolled-back`, `promoted`, `configured`, `shadowed` or
     /// `unshadowed`.
     pub result: &'static str,
     /// The stage that failed; empty for success.
-    pub stage: &'a str,
+    pub stage: &'static str,
     pub generation: u64,
 }
 

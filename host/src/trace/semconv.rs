@@ -47,9 +47,11 @@ pub const POLICY_VERSION: &str = "stent.policy.version";
 pub const POLICY_SHA256: &str = "stent.policy.sha256";
 pub const POLICY_GENERATION: &str = "stent.policy.generation";
 pub const POLICY_OUTCOME: &str = "stent.policy.outcome";
+/// What a fault leads to: `open` (the built-in default decides) or `closed` (a refusal).
+pub const POLICY_FAIL: &str = "stent.policy.fail";
 /// Largest linear memory of the guest, in bytes.
 pub const POLICY_MEMORY_PEAK: &str = "stent.policy.memory_peak";
-/// Microseconds from the call of the export to its result.
+/// Microseconds that the request waited for instance and result.
 pub const POLICY_DURATION: &str = "stent.policy.duration_us";
 /// Name of the policy's file, without its folder.
 pub const POLICY_FILE: &str = "stent.policy.file";
@@ -104,6 +106,7 @@ const EXPORTED: &[&str] = &[
     POLICY_SHA256,
     POLICY_GENERATION,
     POLICY_OUTCOME,
+    POLICY_FAIL,
     POLICY_MEMORY_PEAK,
     POLICY_DURATION,
     POLICY_FILE,

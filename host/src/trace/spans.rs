@@ -3,7 +3,11 @@
 //! Two properties of tracing-opentelemetry shape this module. A span that was entered ends at
 //! its last exit, not when it is dropped: spans that outlive a function are held in [`Held`],
 //! which ends them where they are dropped. And the current span is lost between threads: each
-//! constructor takes its parent. Numbers become `i64`, because unsigned ones are exported as text.
+//! constructor takes its parent, and opens its span where the parent was opened, since a thread
+//! need not know the subscriber either. Numbers become `i64`, because unsigned ones are exported as
+//! text.
+
+mod policies;
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -11,17 +15,34 @@ use std::time::Duration;
 
 use opentelemetry::trace::{SpanContext, Status};
 use opentelemetry::{Array, KeyValue, StringValue, Value};
+use serde_json::json;
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::registry::LookupSpan as _;
 
 pub use super::outcome::Outcome;
 use super::propagate;
 use super::semconv::*;
-use crate::types::{Finish, Sampling};
+use crate::types::{Finish, Message, Sampling};
+pub use policies::*;
 
 /// Target of all exported spans. The OpenTelemetry layer takes spans whose target starts with
 /// `stent`; those of libraries stay out of the tree.
 const TARGET: &str = "stent::span";
+
+/// A span below another; none below a span that nobody records.
+macro_rules! child {
+    ($parent:expr, $($rest:tt)*) => {
+        if $parent.is_none() {
+            tracing::Span::none()
+        } else {
+            $crate::trace::spans::within($parent, || {
+                tracing::info_span!(target: TARGET, parent: $parent, $($rest)*)
+            })
+        }
+    };
+}
+use child;
 
 /// A span that ends when this is dropped. For the server span, which lives in the response body
 /// until the last byte has left, and for stages that a stream holds across polls.
@@ -46,6 +67,12 @@ impl Drop for Held {
         // The last exit is the end that is exported.
         self.0.in_scope(|| {});
     }
+}
+
+/// Does something where `span` was opened: a span's end is noticed only there.
+pub fn within<T>(span: &Span, action: impl FnOnce() -> T) -> T {
+    let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
+    tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), action)
 }
 
 /// `POST /chat/stream`: the root of a request. `traceparent` is the client's header, already
@@ -85,18 +112,18 @@ pub fn generation(server: &Span, generation: u64) {
 
 /// Waiting for the right to use the engine: `depth` requests have it or wait for it.
 pub fn admission(parent: &Span, depth: usize) -> Span {
-    let span = info_span!(target: TARGET, parent: parent, "admission");
+    let span = child!(parent, "admission");
     set(&span, QUEUE_DEPTH, int(depth));
     span
 }
 
-/// Place in the queue, on `admission` or `queue.wait`.
-pub fn position(span: &Span, position: usize) {
-    set(span, QUEUE_POSITION, int(position));
+/// The place in the queue that was given: 0 where a slot is free, 1 is the next to get one.
+pub fn position(admission: &Span, position: usize) {
+    set(admission, QUEUE_POSITION, int(position));
 }
 
 pub fn session_load(parent: &Span, store: &'static str) -> Span {
-    let span = info_span!(target: TARGET, parent: parent, "session.load");
+    let span = child!(parent, "session.load");
     set(&span, SESSION_STORE, store);
     span
 }
@@ -106,71 +133,55 @@ pub fn turns(span: &Span, turns: usize) {
     set(span, SESSION_TURNS, int(turns));
 }
 
-/// Who is called. Nothing in it comes from a request.
-#[derive(Clone, Copy, Debug)]
-pub struct PolicyCall<'a> {
-    /// `guard`, `cache.decide`, `trim`, `build`, `output-filter`, `cache.admit`.
-    pub hook: &'static str,
-    pub name: &'a str,
-    pub version: &'a str,
-    pub sha256: &'a str,
-    pub generation: u64,
-}
-
-/// `policy {hook}`: one span per call of a guest.
-pub fn policy(parent: &Span, call: &PolicyCall<'_>) -> Span {
-    let span = info_span!(
-        target: TARGET, parent: parent, "policy",
-        otel.name = format!("policy {}", call.hook),
-    );
-    set(&span, POLICY_HOOK, call.hook);
-    set(&span, POLICY_NAME, call.name.to_owned());
-    set(&span, POLICY_VERSION, call.version.to_owned());
-    set(&span, POLICY_SHA256, call.sha256.to_owned());
-    set(&span, POLICY_GENERATION, int(call.generation));
-    span
-}
-
-/// How the call ended: `ok`, or the fault's kind (`deadline`, `memory`, `trap`, `bad-result`).
-pub fn policy_done(span: &Span, outcome: &'static str, memory_peak: u64, took: Duration) {
-    set(span, POLICY_OUTCOME, outcome);
-    set(span, POLICY_MEMORY_PEAK, int(memory_peak));
-    set(span, POLICY_DURATION, int(took.as_micros()));
-    if outcome != "ok" {
-        failed(span, outcome);
-    }
-}
-
-/// `key`: which identity is looked up, `parts` or `exact`.
+/// `key`: which identity is looked up, `parts` or `exact`; `none` where the policy gives none.
 pub fn cache_lookup(parent: &Span, store: &'static str, key: &'static str) -> Span {
-    let span = info_span!(target: TARGET, parent: parent, "cache.lookup");
+    let span = child!(parent, "cache.lookup");
     set(&span, CACHE_STORE, store);
     set(&span, CACHE_KEY, key);
     span
 }
 
-/// What the cache said: `hit`, `miss` or `bypass`.
+/// What the cache said: `hit`, `miss`, or `bypass` where it was not asked.
 pub fn cache_result(span: &Span, result: &'static str) {
     set(span, CACHE_RESULT, result);
 }
 
 /// A follower waits for the leader's answer; the link leads to the leader's `chat` span.
 pub fn coalesce_wait(parent: &Span, leader: &SpanContext) -> Span {
-    let span = info_span!(target: TARGET, parent: parent, "coalesce.wait");
+    let span = child!(parent, "coalesce.wait");
     span.add_link(leader.clone());
     span
 }
 
-/// From the engine's acceptance of the job until a slot takes it. Its parent is the server span.
-pub fn queue_wait(parent: &Span) -> Span {
-    info_span!(target: TARGET, parent: parent, "queue.wait")
+/// From the engine's acceptance of the job until a slot takes it. The wait is the request's, not
+/// the model's: it hangs beside the `chat` span.
+pub fn queue_wait(chat: &Span) -> Span {
+    if chat.is_none() {
+        return Span::none();
+    }
+    let parent = parent_of(chat).or_else(|| chat.id());
+    within(
+        chat,
+        || info_span!(target: TARGET, parent: parent, "queue.wait"),
+    )
+}
+
+/// The span under which `span` was opened, as the subscriber knows it.
+fn parent_of(span: &Span) -> Option<tracing::span::Id> {
+    span.with_subscriber(|(id, subscriber)| {
+        let registry = subscriber.downcast_ref::<tracing_subscriber::Registry>()?;
+        Some(registry.span(id)?.parent()?.id())
+    })
+    .flatten()
 }
 
 /// `chat {model}`: the inference itself, as the GenAI conventions name it.
 pub fn chat(parent: &Span, model: &str, sampling: &Sampling, max_tokens: u32) -> Span {
-    let span = info_span!(
-        target: TARGET, parent: parent, "chat",
-        otel.name = format!("chat {model}"), otel.kind = "internal",
+    let span = child!(
+        parent,
+        "chat",
+        otel.name = format!("chat {model}"),
+        otel.kind = "internal",
     );
     set(&span, OPERATION, "chat");
     set(&span, PROVIDER, "llama_cpp");
@@ -221,86 +232,42 @@ pub fn chat_done(chat: &Span, finish: Finish, input: u32, cached: u32, output: u
 }
 
 /// Computing the prompt: `reused` of its `prompt` tokens were in the KV cache already.
-pub fn prefill(chat: &Span, prompt: u32, reused: u32) -> Span {
-    let span = info_span!(target: TARGET, parent: chat, "prefill");
+pub fn prefill(chat: &Span, slot: usize, prompt: u32, reused: u32) -> Span {
+    let span = child!(chat, "prefill");
+    set(&span, SLOT, int(slot));
     set(&span, TOKENS_PROMPT, int(prompt));
     set(&span, TOKENS_REUSED, int(reused));
     span
 }
 
-/// Drawing the answer's tokens; one span for all of them.
-pub fn decode(chat: &Span) -> Span {
-    info_span!(target: TARGET, parent: chat, "decode")
+/// Drawing the answer's tokens; one span for all of them. It begins with the first token.
+pub fn decode(chat: &Span, slot: usize) -> Span {
+    event(chat, "first_token", &[(SLOT, Value::I64(int(slot)))]);
+    let span = child!(chat, "decode");
+    set(&span, SLOT, int(slot));
+    span
 }
 
+/// The first of `tokens` came out of the prefill: the speed is that of the others.
 pub fn decode_done(decode: &Span, tokens: u32, took: Duration) {
     set(decode, TOKENS_OUTPUT, int(tokens));
-    if !took.is_zero() {
-        set(
-            decode,
-            TOKENS_PER_SECOND,
-            f64::from(tokens) / took.as_secs_f64(),
-        );
+    if tokens > 1 && !took.is_zero() {
+        let speed = f64::from(tokens - 1) / took.as_secs_f64();
+        set(decode, TOKENS_PER_SECOND, speed);
     }
 }
 
 pub fn session_append(parent: &Span, store: &'static str) -> Span {
-    let span = info_span!(target: TARGET, parent: parent, "session.append");
+    let span = child!(parent, "session.append");
     set(&span, SESSION_STORE, store);
     span
 }
 
 pub fn cache_store(parent: &Span, store: &'static str, bytes: usize) -> Span {
-    let span = info_span!(target: TARGET, parent: parent, "cache.store");
+    let span = child!(parent, "cache.store");
     set(&span, CACHE_STORE, store);
     set(&span, CACHE_BYTES, int(bytes));
     span
-}
-
-/// A change of the policies: a root of its own. `file` is a file's name.
-pub fn policy_reload(file: &str) -> Span {
-    let span = info_span!(target: TARGET, parent: None, "policy.reload");
-    set(&span, POLICY_FILE, file.to_owned());
-    span
-}
-
-/// One step of a reload: `settle`, `verify`, `compile`, `instantiate`, `probe`, `cases`, `swap`,
-/// `drain`.
-pub fn reload_stage(reload: &Span, stage: &'static str) -> Span {
-    let span = info_span!(target: TARGET, parent: reload, "reload", otel.name = stage);
-    set(&span, RELOAD_STAGE, stage);
-    span
-}
-
-/// The policy that serves from now on.
-#[derive(Clone, Copy, Debug)]
-pub struct Reloaded<'a> {
-    pub hook: &'static str,
-    pub name: &'a str,
-    pub version: &'a str,
-    pub sha256: &'a str,
-}
-
-pub fn reloaded(reload: &Span, policy: &Reloaded<'_>) {
-    set(reload, POLICY_HOOK, policy.hook);
-    set(reload, POLICY_NAME, policy.name.to_owned());
-    set(reload, POLICY_VERSION, policy.version.to_owned());
-    set(reload, POLICY_SHA256, policy.sha256.to_owned());
-}
-
-/// How the reload ended, `swapped`, `unchanged`, `gone` and their like, and the generation that
-/// serves.
-pub fn reload_done(reload: &Span, result: &'static str, generation: u64) {
-    set(reload, RELOAD_RESULT, result);
-    set(reload, POLICY_GENERATION, int(generation));
-}
-
-/// Where a file was rejected, and why: a sentence about the file, never about a request.
-pub fn reload_rejected(reload: &Span, stage: &'static str, reason: &str, generation: u64) {
-    reload_done(reload, "rejected", generation);
-    set(reload, RELOAD_STAGE, stage);
-    set(reload, RELOAD_REASON, reason.to_owned());
-    failed(reload, stage);
 }
 
 /// Marks a span as failed with the error's kind: a fixed word, never a message, since messages
@@ -320,8 +287,8 @@ pub fn event(span: &Span, name: &'static str, attributes: &[(&'static str, Value
     span.add_event(Cow::Borrowed(name), attributes);
 }
 
-/// Context was dropped to fit the budget.
-pub fn context_trimmed(server: &Span, before: u32, after: u32, messages: usize) {
+/// History was left out: so many tokens of messages before and after.
+pub fn context_trimmed(server: &Span, before: usize, after: usize, messages: usize) {
     let attributes = [
         (TOKENS_BEFORE, Value::I64(int(before))),
         (TOKENS_AFTER, Value::I64(int(after))),
@@ -330,19 +297,17 @@ pub fn context_trimmed(server: &Span, before: u32, after: u32, messages: usize) 
     event(server, "context_trimmed", &attributes);
 }
 
-/// A policy failed and its built-in default (`open`) or a refusal (`closed`) took its place.
-pub fn policy_fault(server: &Span, hook: &'static str, kind: &'static str) {
-    let attributes = [
-        (POLICY_HOOK, Value::from(hook)),
-        (ERROR_TYPE, Value::from(kind)),
-    ];
-    event(server, "policy_fault", &attributes);
-}
-
 /// What was asked and answered, as the conventions' JSON. Exported only with content capture on.
-pub fn content(chat: &Span, input: &str, output: &str) {
-    set(chat, INPUT_MESSAGES, input.to_owned());
-    set(chat, OUTPUT_MESSAGES, output.to_owned());
+pub fn content(span: &Span, asked: &[Message], answer: &str, finish: Finish) {
+    let text = |text: &str| json!([{ "type": "text", "content": text }]);
+    let input: Vec<_> = asked
+        .iter()
+        .map(|message| json!({ "role": message.role, "parts": text(&message.text) }))
+        .collect();
+    let reason = finish_reason(finish);
+    let output = json!([{ "role": "assistant", "parts": text(answer), "finish_reason": reason }]);
+    set(span, INPUT_MESSAGES, json!(input).to_string());
+    set(span, OUTPUT_MESSAGES, output.to_string());
 }
 
 /// The reason in the words of the GenAI conventions.

@@ -2,17 +2,15 @@
 
 use std::time::Instant;
 
-use opentelemetry::KeyValue;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::registry::LookupSpan as _;
 
 use super::super::sampling::Sampler;
 use super::super::text::{Assembler, Piece};
 use super::super::{EngineError, Event, Job, Outcome, SlotStatus};
+use crate::trace::spans;
 use crate::types::{Finish, SessionKey, SlotPermit, Token, Tokenizer};
 
 /// A job that the worker knows. Every way out sends the last event after the permit is gone.
@@ -61,11 +59,7 @@ impl Active {
         sampler: Sampler,
         submitted: Instant,
     ) -> Self {
-        // The wait is the request's, not the model's: it hangs beside the `chat` span.
-        let span = beneath(&job.span, || {
-            let parent = parent_of(&job.span).or_else(|| job.span.id());
-            tracing::info_span!(parent: parent, "queue.wait")
-        });
+        let span = spans::queue_wait(&job.span);
         Self {
             sampler,
             text: Assembler::new(job.stop),
@@ -110,16 +104,7 @@ impl Active {
 
     pub fn started(&mut self, slot: usize, cached: usize) {
         self.cached = cached as u32;
-        let span = beneath(&self.span, || {
-            tracing::info_span!(
-                parent: &self.span,
-                "prefill",
-                stent.slot = slot as i64,
-                stent.tokens.prompt = i64::from(self.prompt),
-                stent.tokens.reused = i64::from(self.cached),
-            )
-        });
-        self.span.record("stent.slot", slot as i64);
+        let span = spans::prefill(&self.span, slot, self.prompt, self.cached);
         let next = State::Prefill {
             slot,
             since: Instant::now(),
@@ -136,19 +121,7 @@ impl Active {
     pub fn drew(&mut self, token: Token, end: bool, tokenizer: &dyn Tokenizer) -> Option<Finish> {
         if let State::Prefill { slot, since, .. } = self.state {
             let started = since;
-            self.span.add_event(
-                "first_token",
-                vec![KeyValue::new("stent.slot", slot as i64)],
-            );
-            let span = beneath(&self.span, || {
-                tracing::info_span!(
-                    parent: &self.span,
-                    "decode",
-                    stent.slot = slot as i64,
-                    stent.tokens.output = tracing::field::Empty,
-                    stent.tokens_per_second = tracing::field::Empty,
-                )
-            });
+            let span = spans::decode(&self.span, slot);
             let next = State::Decode {
                 slot,
                 started,
@@ -184,7 +157,7 @@ impl Active {
     /// this thread when it lets go of the parent.
     fn turn(&mut self, next: State) {
         let old = std::mem::replace(&mut self.state, next);
-        within(&self.span, || drop(old));
+        spans::within(&self.span, || drop(old));
     }
 
     pub fn finish(mut self, finish: Finish) {
@@ -240,9 +213,8 @@ impl Active {
 
     /// The spans end before the last event is seen, so that a trace is whole when the answer is.
     fn leave(self, last: Event) {
-        if let State::Decode { span, .. } = &self.state {
-            span.record("stent.tokens.output", i64::from(self.output));
-            span.record("stent.tokens_per_second", f64::from(self.speed()));
+        if let State::Decode { span, since, .. } = &self.state {
+            spans::decode_done(span, self.output, since.elapsed());
         }
         let Self {
             state,
@@ -251,11 +223,12 @@ impl Active {
             events,
             ..
         } = self;
-        let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
-        tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), || {
+        let chat = span.clone();
+        spans::within(&chat, || {
             drop(state);
             drop(span);
         });
+        drop(chat);
         drop(permit);
         let _ = events.send(last);
     }
@@ -281,28 +254,4 @@ fn digest(key: &SessionKey) -> String {
     hash.update([0]);
     hash.update(key.session.as_str());
     hex::encode(&hash.finalize()[..4])
-}
-
-/// Opens a span where `span` was opened; nothing under a span that nobody records.
-fn beneath(span: &Span, open: impl FnOnce() -> Span) -> Span {
-    if span.is_none() {
-        Span::none()
-    } else {
-        within(span, open)
-    }
-}
-
-/// Does something where `span` was opened: this thread has no subscriber of its own.
-fn within<T>(span: &Span, action: impl FnOnce() -> T) -> T {
-    let subscriber = span.with_subscriber(|(_, subscriber)| subscriber.clone());
-    tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), action)
-}
-
-/// The span under which `span` was opened, as the subscriber knows it.
-fn parent_of(span: &Span) -> Option<tracing::span::Id> {
-    span.with_subscriber(|(id, subscriber)| {
-        let registry = subscriber.downcast_ref::<tracing_subscriber::Registry>()?;
-        Some(registry.span(id)?.parent()?.id())
-    })
-    .flatten()
 }

@@ -34,6 +34,8 @@ pub(in crate::policy) struct Asked {
     pub shared: Arc<Shared>,
     /// Parent of the call's own span.
     pub span: tracing::Span,
+    /// A request depends on the answer.
+    pub live: bool,
 }
 
 /// Asks and verifies: the one shape that all questions have. The call ends whatever comes out.
@@ -54,7 +56,7 @@ macro_rules! ask {
         }
         .instrument(span)
         .await;
-        call.end(&$self.shared, &result);
+        call.end(&result);
         Some(result)
     }};
 }

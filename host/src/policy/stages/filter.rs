@@ -1,24 +1,25 @@
 //! The output filter of one answer: fed with text as it is produced.
 
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tracing::{Instrument, Span};
 use wasmtime::component::ResourceAny;
 
-use super::{Pinned, Shared, ask::wrong_hook, is_fault};
+use super::{Pinned, ask::wrong_hook, is_fault};
 use crate::policy::bindings::v0_1::exports::stent::policy::output_filter as wit;
-use crate::policy::call::{Ask, Call, faulted};
+use crate::policy::call::{self, Ask, Call, faulted};
 use crate::policy::fault::{Denied, RunError};
-use crate::policy::generation::Revision;
 use crate::policy::guest::{HookGuest, Instance, flatten};
 use crate::policy::recording::Tape;
 use crate::policy::shadow::Beside;
 use crate::policy::stages::Asked;
-use crate::policy::types::{Hook, Step};
+use crate::policy::types::{Hook, Step, StopFacts};
 use crate::types::Finish;
 
 /// How much longer than its input a filter's output may be.
 const EXTRA_BYTES: usize = 64 << 10;
+/// Longest reason that is taken for a word.
+const REASON_BYTES: usize = 32;
 
 /// The output filter of one answer. After a fault with `fail = "open"` text passes as it is.
 pub struct Filter {
@@ -39,9 +40,11 @@ pub(in crate::policy) struct Active {
     instance: Instance,
     guest: wit::Guest,
     filter: ResourceAny,
-    revision: Arc<Revision>,
-    shared: Arc<Shared>,
+    asked: Asked,
     span: Span,
+    /// Time in its calls, and how the last one ended.
+    spent: Duration,
+    outcome: &'static str,
     /// What went in and did not come out, as long as the filter changed nothing; a filter that
     /// fails open gives it back. After the first change there is no telling.
     held: Option<String>,
@@ -63,6 +66,11 @@ impl Filter {
             tape,
             beside,
         })
+    }
+
+    /// True where chunks may be sent on without asking.
+    pub fn is_passthrough(&self) -> bool {
+        matches!(self.state, State::Passthrough) && self.beside.is_none()
     }
 
     /// Feeds whole characters.
@@ -121,9 +129,10 @@ impl Filter {
         };
         match active.push(chunk).await {
             Ok(Step::Emit(text)) => Ok(Step::Emit(text)),
-            Ok(stop @ Step::Stop { .. }) => {
+            Ok(Step::Stop { emit, reason }) => {
+                active.stopped(&reason);
                 self.state = State::Closed;
-                Ok(stop)
+                Ok(Step::Stop { emit, reason })
             }
             Err(fault) => Ok(Step::Emit(self.failed(fault, chunk)?)),
         }
@@ -144,21 +153,20 @@ impl Filter {
 
     /// Passes on what can be told to be missing, if the operator wants that.
     fn failed(&mut self, fault: RunError, chunk: &str) -> Result<String, Denied> {
-        let State::Active(active) = std::mem::replace(&mut self.state, State::Closed) else {
+        let State::Active(mut active) = std::mem::replace(&mut self.state, State::Closed) else {
             return Ok(String::new());
         };
         self.beside = None;
-        active.span.record("stent.policy.outcome", fault.kind());
-        faulted(&active.shared, &active.revision, fault)?;
+        faulted(&active.asked, fault)?;
         self.state = State::Passthrough;
-        Ok(active.held.unwrap_or_default() + chunk)
+        Ok(active.held.take().unwrap_or_default() + chunk)
     }
 }
 
 impl Active {
     /// A filter for one answer. `None` where native code serves the hook.
     pub(in crate::policy) async fn open(asked: &Asked) -> Option<Result<Self, RunError>> {
-        let mut call = match Call::start(asked, Ask::FilterOpen).await? {
+        let mut call = match Call::start(asked, Ask::Filter).await? {
             Ok(call) => call,
             Err(fault) => return Some(Err(fault)),
         };
@@ -178,18 +186,22 @@ impl Active {
         .instrument(span.clone())
         .await;
         Some(match result {
-            Ok((guest, filter)) => Ok(Self {
-                instance: call.keep(&asked.shared, &Ok(())),
-                guest,
-                filter,
-                revision: asked.revision.clone(),
-                shared: asked.shared.clone(),
-                span,
-                held: Some(String::new()),
-            }),
+            Ok((guest, filter)) => {
+                let (instance, spent) = call.go_on();
+                Ok(Self {
+                    instance,
+                    guest,
+                    filter,
+                    asked: asked.clone(),
+                    span,
+                    spent,
+                    outcome: "ok",
+                    held: Some(String::new()),
+                })
+            }
             Err(fault) => {
                 let result = Err(fault);
-                call.end(&asked.shared, &result);
+                call.end(&result);
                 result
             }
         })
@@ -201,7 +213,39 @@ impl Active {
     }
 
     pub(in crate::policy) async fn push(&mut self, chunk: &str) -> Result<Step, RunError> {
-        let limit = self.shared.settings.limits.call;
+        let start = Instant::now();
+        let step = self.pushed(chunk).await;
+        self.note(start, &step);
+        step
+    }
+
+    pub(in crate::policy) async fn finish(&mut self, why: Finish) -> Result<String, RunError> {
+        let start = Instant::now();
+        let text = self.finished(why).await;
+        self.note(start, &text);
+        text
+    }
+
+    fn note<R>(&mut self, start: Instant, result: &Result<R, RunError>) {
+        self.spent += start.elapsed();
+        self.outcome = call::outcome(result);
+    }
+
+    /// The WIT promises the reason to the operator; he is shown it as long as it is a word, since
+    /// a sentence could quote the answer.
+    fn stopped(&self, reason: &str) {
+        let part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let is_word = (1..=REASON_BYTES).contains(&reason.len()) && reason.chars().all(part);
+        let reason = if is_word { reason } else { "unnamed" };
+        let policy = self.asked.revision.name.as_str();
+        tracing::info!(target: "stent::policy", policy, reason,
+            "the filter {policy} ended an answer: {reason}");
+        let stop = StopFacts { policy, reason };
+        self.asked.shared.observer.stopped(&stop);
+    }
+
+    async fn pushed(&mut self, chunk: &str) -> Result<Step, RunError> {
+        let limit = self.asked.shared.settings.limits.call;
         self.instance.allow(limit);
         let (guest, filter) = (self.guest.clone(), self.filter);
         let (methods, span) = (guest.filter(), self.span.clone());
@@ -227,8 +271,8 @@ impl Active {
         }
     }
 
-    pub(in crate::policy) async fn finish(&mut self, why: Finish) -> Result<String, RunError> {
-        let limit = self.shared.settings.limits.call;
+    async fn finished(&mut self, why: Finish) -> Result<String, RunError> {
+        let limit = self.asked.shared.settings.limits.call;
         self.instance.allow(limit);
         let (guest, filter) = (self.guest.clone(), self.filter);
         let (methods, span) = (guest.filter(), self.span.clone());
@@ -247,6 +291,14 @@ impl Active {
                 text.len()
             ))),
         }
+    }
+}
+
+/// One span and one count for all calls of an answer's filter.
+impl Drop for Active {
+    fn drop(&mut self) {
+        let memory = self.instance.memory_peak();
+        call::note(&self.asked, &self.span, self.outcome, self.spent, memory);
     }
 }
 

@@ -99,10 +99,9 @@ pub(super) async fn build(
     };
     if let Some((shadow, ask)) = snapshot.shadow(Hook::Prompt, faulted) {
         let (kept, layout) = (kept.to_vec(), layout.clone());
-        shadow.compare(
-            &prompt,
-            async move { ask.build(&kept, &layout, None).await },
-        );
+        shadow.compare(&pinned.shared.observer, &prompt, async move {
+            ask.build(&kept, &layout, None).await
+        });
     }
     prompt
 }
@@ -128,10 +127,10 @@ impl Asked {
         .instrument(span)
         .await;
         Some(match result {
-            Ok(layout) => Ok((layout, call.keep(&self.shared, &Ok(())))),
+            Ok(layout) => Ok((layout, call.keep(&Ok(())))),
             Err(fault) => {
                 let result = Err(fault);
-                call.end(&self.shared, &result);
+                call.end(&result);
                 result
             }
         })
@@ -144,10 +143,10 @@ impl Asked {
         instance: Option<Instance>,
     ) -> Option<Result<Prompt, RunError>> {
         let started = match instance {
-            Some(instance) => Call::resume(self, Ask::Build, instance),
-            None => Call::start(self, Ask::Build).await,
+            Some(instance) => Ok(Call::resume(self, Ask::Build, instance)?),
+            None => Call::start(self, Ask::Build).await?,
         };
-        let mut call = match started? {
+        let mut call = match started {
             Ok(call) => call,
             Err(fault) => return Some(Err(fault)),
         };
@@ -174,7 +173,7 @@ impl Asked {
         }
         .instrument(span)
         .await;
-        call.end(&self.shared, &result);
+        call.end(&result);
         Some(result)
     }
 }
