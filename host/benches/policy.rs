@@ -3,6 +3,12 @@
 //! The figures of one run hang together; compare none with those of another machine, or of this
 //! one while it is busy.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark that cannot go on has failed"
+)]
+
 #[path = "../../tests/policy/guest.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 mod guest;
