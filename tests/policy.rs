@@ -1,6 +1,7 @@
 //! The policy host with real components, good and bad.
 
 mod cli;
+mod companions;
 mod contract;
 mod faults;
 mod folder;
@@ -8,9 +9,12 @@ mod forging;
 mod golden;
 pub mod guest;
 mod hooks;
+mod promotion;
 mod prompts;
 mod recording;
+mod restarts;
 mod revisions;
+mod shadows;
 mod speed;
 mod startup;
 mod support;

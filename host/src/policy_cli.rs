@@ -37,6 +37,10 @@ enum Command {
     Rollback(admin::Change),
     /// Let a hook's shadow serve
     Promote(admin::Change),
+    /// Give a hook's policy another config, until the gateway is started again
+    Configure(admin::Configure),
+    /// Show the kept revisions of a hook, and why they were replaced
+    History(admin::Change),
     /// Show the last changes of a running gateway's policies
     Audit(admin::Remote),
     /// Write a project for a new policy
@@ -112,6 +116,8 @@ pub fn run(args: &PolicyArgs, out: &mut dyn Write) -> Result<(), Error> {
         Command::List(remote) => admin::list(remote, out),
         Command::Rollback(change) => admin::change(change, "rollback", out),
         Command::Promote(change) => admin::change(change, "promote", out),
+        Command::Configure(configure) => admin::configure(configure, out),
+        Command::History(of) => admin::history(of, out),
         Command::Audit(remote) => admin::audit(remote, out),
         Command::New(new) => new.run(out),
         Command::Check(check) => check.run(out),

@@ -178,6 +178,7 @@ fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard) {
         readings.cache_bytes = Some(gateway.cache.bytes());
         readings.policy_generation = Some(gateway.policies.generation());
         readings.policy_generations_live = Some(gateway.policies.live_generations());
+        readings.policy_alarms = Some(gateway.policies.alarms().len());
         readings.spans_ended = Some(counts.ended());
         readings.spans_dropped = Some(counts.dropped());
     });

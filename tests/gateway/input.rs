@@ -262,6 +262,8 @@ async fn each_mistake_in_a_request_is_named() {
         ("DELETE", "/metrics", "GET"),
         ("GET", "/admin/policies/trim/rollback", "POST"),
         ("PUT", "/admin/policies/reload", "POST"),
+        ("GET", "/admin/policies/trim/config", "POST"),
+        ("POST", "/admin/policies/trim/history", "GET"),
     ] {
         let url = format!("{}{route}", server.admin);
         let request = server.client.request(method.parse().unwrap(), url);

@@ -1,5 +1,6 @@
 //! The gateway as its clients see it: the real binary over real sockets.
 
+mod admin;
 mod answers;
 mod attributes;
 mod clocks;

@@ -135,6 +135,18 @@ async fn a_running_gateway_is_listed_rolled_back_promoted_and_audited() {
         "{promoted}"
     );
     ask(&["promote", "trim"]).fails("refused: hook: the trim policy cannot be promoted");
+    let history = ask(&["history", "trim"]).ok();
+    assert!(
+        history.starts_with("REVISION") && history.contains("promoted: "),
+        "{history}"
+    );
+    desk.put("config.json", "{\"any\": 1}");
+    let config = desk.path("config.json");
+    let told = ask(&["configure", "trim", "--file", config.to_str().unwrap()]).ok();
+    assert!(
+        told.contains("until the gateway is started again"),
+        "{told}"
+    );
     let audit = ask(&["audit"]).ok();
     assert!(
         audit.starts_with("WHEN") && audit.contains("rolled-back  trim  api"),
@@ -195,8 +207,8 @@ fn check_tells_an_author_what_is_wrong() {
             Guest::trimmer("t", "(i32.const 1024)")
                 .importing(wasi)
                 .core(),
-            "componentize: imports fd_write of wasi_snapshot_preview1, and a policy may import only",
-            "wit-bindgen",
+            "componentize: imports fd_write of wasi_snapshot_preview1",
+            "wasm32-unknown-unknown",
         ),
         (
             "no",

@@ -325,6 +325,14 @@ async fn a_change_of_one_hook_leaves_the_files_other_hook_alone() {
     serve("two", "two");
     policies.rollback(Hook::Trim).await.unwrap();
     serve("one", "two");
+    // So it stays after a restart: the file is not refused as a whole.
+    drop(policies);
+    let policies = bench.start();
+    let serve = |trim: &str, guard: &str| {
+        assert_eq!(serving(&policies, Hook::Trim).name, trim);
+        assert_eq!(serving(&policies, Hook::Guard).name, guard);
+    };
+    serve("one", "two");
     // A file that serves one of them no more gives it back.
     bench.put(
         "both.wasm",

@@ -19,6 +19,8 @@ impl Observer for Quiet {}
 pub struct Bench {
     pub root: tempfile::TempDir,
     pub settings: Settings,
+    /// What compiles; one that is not there shows that nothing needs to be compiled.
+    pub compiler: PathBuf,
 }
 
 impl Tokenizer for Letters {
@@ -64,7 +66,12 @@ impl Bench {
         };
         std::fs::create_dir_all(&settings.dir).unwrap();
         // Compiled code is shared between tests of one run, as it is between starts in production.
-        Self { root, settings }
+        let compiler = env!("CARGO_BIN_EXE_stent").into();
+        Self {
+            root,
+            settings,
+            compiler,
+        }
     }
 
     pub fn start(&self) -> Arc<Policies> {
@@ -78,7 +85,7 @@ impl Bench {
                 tokenizer: Arc::new(Letters),
                 data_dir: self.root.path().join("data"),
                 observer: Arc::new(Quiet),
-                compiler: Some(env!("CARGO_BIN_EXE_stent").into()),
+                compiler: Some(self.compiler.clone()),
             },
         )
     }
@@ -170,6 +177,26 @@ pub fn rejected_hook(policies: &Policies, name: &str) -> Option<Hook> {
                 .is_some_and(|n| n == name)
     });
     here.next().unwrap().hook
+}
+
+/// Signs what lies in the folder.
+pub fn sign(bench: &Bench, name: &str, key: &ed25519_dalek::SigningKey) {
+    use ed25519_dalek::Signer;
+    let bytes = std::fs::read(bench.path(name)).unwrap();
+    let signature = hex::encode(key.sign(&bytes).to_bytes());
+    std::fs::write(bench.path(&format!("{name}.sig")), signature).unwrap();
+}
+
+/// What the audit log says, oldest first: who, what, hook.
+pub fn audited(policies: &Policies) -> Vec<(String, String, Hook)> {
+    let changes = policies.audit(100).unwrap().into_iter();
+    changes.map(|c| (c.by, c.what, c.hook)).collect()
+}
+
+/// The hook's shadow, if it has one.
+pub fn shadow(policies: &Policies, hook: Hook) -> Option<Listed> {
+    let mut all = policies.list().0.into_iter();
+    all.find(|l| l.hook == Some(hook) && l.state == State::Shadow)
 }
 
 /// Looks again and again, at most ten seconds.

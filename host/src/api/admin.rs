@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::{App, Name};
+use super::{App, Name, body};
 use crate::error::Error;
 use crate::metrics::CONTENT_TYPE;
 use crate::policy::{Hook, PolicyError};
@@ -21,6 +22,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/policies/reload", post(reload))
         .route("/admin/policies/{hook}/rollback", post(rollback))
         .route("/admin/policies/{hook}/promote", post(promote))
+        .route("/admin/policies/{hook}/config", post(configure))
+        .route("/admin/policies/{hook}/history", get(history))
+        .route("/admin/alarms", get(alarms))
         .route("/admin/audit", get(audit))
         .route("/admin/slots", get(slots))
         .fallback(async || Error::NotFound("admin route"))
@@ -29,7 +33,7 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 async fn wrong_method(request: Request) -> Error {
-    let changes = ["/reload", "/rollback", "/promote"];
+    let changes = ["/reload", "/rollback", "/promote", "/config"];
     let path = request.uri().path();
     Error::Method {
         method: request.method().to_string(),
@@ -65,6 +69,33 @@ async fn rollback(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Respo
 async fn promote(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
     Ok(Json(app.gateway.policies.promote(hook).await.map_err(change)?).into_response())
+}
+
+/// Another config for the hook's policy, the body; the answer says how long it lasts.
+async fn configure(
+    State(app): State<Arc<App>>,
+    Name(hook): Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Error> {
+    let hook = self::hook(&hook)?;
+    let config: Map<String, Value> = body::read(&headers, body, app.bodies).await?;
+    let policies = &app.gateway.policies;
+    policies.configure(hook, config).await.map_err(change)?;
+    let lasts = format!(
+        "until the gateway is started again: then policies.{hook}.config of its configuration holds"
+    );
+    Ok(Json(json!({ "hook": hook, "lasts": lasts, "policies": policies.list() })).into_response())
+}
+
+async fn history(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
+    let hook = self::hook(&hook)?;
+    Ok(Json(app.gateway.policies.history(hook).await.map_err(change)?).into_response())
+}
+
+/// Standing troubles of the policies, one sentence each.
+async fn alarms(State(app): State<Arc<App>>) -> Response {
+    Json(app.gateway.policies.alarms()).into_response()
 }
 
 async fn audit(State(app): State<Arc<App>>) -> Result<Response, Error> {

@@ -29,6 +29,8 @@ pub struct Readings {
     pub policy_generation: Option<u64>,
     /// Generations that are still held, by running requests too.
     pub policy_generations_live: Option<usize>,
+    /// Standing troubles of the policies.
+    pub policy_alarms: Option<usize>,
     /// Spans that ended, and those of them that never reached the collector.
     pub spans_ended: Option<u64>,
     pub spans_dropped: Option<u64>,
@@ -113,6 +115,11 @@ impl Readings {
             "stent_policy_generations_live",
             "Policy generations that are held, also by running requests",
             self.policy_generations_live.map(int),
+        )?;
+        out.gauge(
+            "stent_policy_alarms",
+            "Standing troubles of the policies (GET /admin/alarms says which)",
+            self.policy_alarms.map(int),
         )?;
         out.counter(
             "stent_spans_ended",

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::folder::beside;
+use super::folder;
 use super::history::Held;
 use super::settings::Settings;
 use super::stage::{Rejection, Stage};
@@ -20,11 +20,37 @@ pub(super) fn size(settings: &Settings, bytes: u64) -> Result<(), Rejection> {
     }
 }
 
-pub(super) fn rolled_back(held: &Held) -> Rejection {
-    Stage::Verify.reject(format!(
-        "was rolled back ({}); put another file in its place or promote it",
-        held.reason
-    ))
+/// Leaves the hooks in which the file was not rolled back; it is rejected where there are none.
+pub(super) fn unheld<'a>(
+    hooks: &mut Vec<Hook>,
+    held: impl Fn(Hook) -> Option<&'a Held>,
+) -> Result<(), Rejection> {
+    let first = hooks.iter().find_map(|&hook| Some((hook, held(hook)?)));
+    hooks.retain(|&hook| held(hook).is_none());
+    match first.filter(|_| hooks.is_empty()) {
+        None => Ok(()),
+        Some((hook, held)) => {
+            let reason = format!(
+                "was rolled back ({}); put another file in its place or promote it",
+                held.reason
+            );
+            Err(Stage::Verify.reject(reason).about(Some(hook)))
+        }
+    }
+}
+
+/// Spares the compiler a file that no hook could take, whatever it serves.
+pub(super) fn pinned_out(settings: &Settings, sha256: &str) -> Result<(), Rejection> {
+    let takes = |hook: &Hook| match &settings.hook(*hook).pin {
+        Some(pin) => pin.eq_ignore_ascii_case(sha256),
+        None => true,
+    };
+    match Hook::ALL.iter().any(takes) {
+        true => Ok(()),
+        false => Err(Stage::Verify.reject(format!(
+            "has sha256 {sha256}, and every hook is pinned to another file (policies.HOOK.pin)"
+        ))),
+    }
 }
 
 /// Accepts the one file that a hook is pinned to.
@@ -42,7 +68,7 @@ pub(super) fn pinned(settings: &Settings, sha256: &str, hooks: &[Hook]) -> Resul
 
 /// Files of golden cases that a candidate for this hook must pass.
 pub(super) fn cases(settings: &Settings, hook: Hook, path: &Path) -> Vec<PathBuf> {
-    let beside = beside(&path.with_extension(""), ".cases.json");
+    let beside = folder::cases(path);
     let configured = settings.hook(hook).cases.clone();
     configured
         .into_iter()

@@ -5,20 +5,48 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::reload::Hint;
 
-/// Changes whenever a file's content may have changed. Follows links, so that the switch of
-/// Kubernetes' `..data` link is seen.
+/// Changes whenever a file may be another one to the stages: content, rights, or what lies beside
+/// it. Follows links, so that the switch of Kubernetes' `..data` link is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub len: u64,
+    own: Mark,
+    /// Of the signature and of the golden cases: they may come after the file.
+    companions: [Option<Mark>; 2],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
     inode: u64,
+    len: u64,
     modified: (i64, i64),
+    /// Also changes with the rights.
+    changed: (i64, i64),
+}
+
+/// Tells a folder from another one under the same name. An inode's number may be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<SystemTime>,
+}
+
+pub(super) fn identity(dir: &Path) -> io::Result<Identity> {
+    let meta = fs::metadata(dir)?;
+    Ok(Identity {
+        device: meta.dev(),
+        inode: meta.ino(),
+        // Not every file system knows.
+        born: meta.created().ok(),
+    })
 }
 
 /// The `.wasm` files, by path. Dotfiles and `*.tmp` are ignored.
@@ -44,12 +72,31 @@ pub(super) fn stamp(path: &Path) -> io::Result<Stamp> {
     if !meta.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let modified = (meta.mtime(), meta.mtime_nsec());
+    let companion = |path: PathBuf| Some(mark(&fs::metadata(path).ok()?));
     Ok(Stamp {
         len: meta.len(),
-        inode: meta.ino(),
-        modified,
+        own: mark(&meta),
+        companions: [companion(signature(path)), companion(cases(path))],
     })
+}
+
+fn mark(meta: &fs::Metadata) -> Mark {
+    Mark {
+        inode: meta.ino(),
+        len: meta.len(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
+    }
+}
+
+/// `x.wasm.sig` beside `x.wasm`.
+pub(super) fn signature(path: &Path) -> PathBuf {
+    beside(path, ".sig")
+}
+
+/// `x.cases.json` beside `x.wasm`.
+pub(super) fn cases(path: &Path) -> PathBuf {
+    beside(&path.with_extension(""), ".cases.json")
 }
 
 /// `x.shadow.wasm` runs beside the live policy.
@@ -58,7 +105,13 @@ pub(super) fn is_shadow(path: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().ends_with(".shadow.wasm"))
 }
 
-/// `x.wasm.sig` beside `x.wasm`.
+/// `x.wasm` for `x.shadow.wasm`.
+pub(super) fn promoted(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".shadow.wasm")?;
+    Some(path.with_file_name(format!("{name}.wasm")))
+}
+
+/// The path with more at its end.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -124,6 +177,28 @@ mod tests {
         assert!(heard(&inbox) > 0);
         fs::remove_file(dir.path().join("u.wasm"))?;
         assert!(heard(&inbox) > 0);
+        Ok(())
+    }
+
+    #[test]
+    fn rights_and_companions_are_part_of_the_stamp() -> Result<(), Box<dyn std::error::Error>> {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("t.wasm");
+        fs::write(&file, b"one")?;
+        let mut before = stamp(&file)?;
+        let mut is_another = || -> io::Result<bool> {
+            let last = std::mem::replace(&mut before, stamp(&file)?);
+            Ok(last != before)
+        };
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400))?;
+        assert!(is_another()?);
+        fs::write(dir.path().join("t.wasm.sig"), b"signed")?;
+        assert!(is_another()?);
+        fs::write(dir.path().join("t.cases.json"), b"[]")?;
+        assert!(is_another()?);
+        fs::read(&file)?;
+        assert!(!is_another()?, "our own reading changes nothing");
         Ok(())
     }
 

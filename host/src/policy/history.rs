@@ -37,7 +37,14 @@ pub struct Entry {
     pub version: String,
     pub file: PathBuf,
     pub config_digest: String,
+    /// When it began to serve, by its last beginning; a restart is none.
     pub at_ms: u64,
+    /// When it ended; `None` while it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+    /// Why it ended: what happened, and which file or reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,7 +63,8 @@ pub struct Change {
     pub hook: Hook,
     /// Who: `file`, `api` or `breaker`.
     pub by: String,
-    /// `swapped`, `removed`, `rolled-back`, `promoted`, `configured`.
+    /// `swapped`, `removed`, `rolled-back`, `promoted`, `configured`; of a shadow, `shadowed` and
+    /// `unshadowed`.
     pub what: String,
     /// Digest before and after; empty for native code.
     pub from: String,
@@ -96,8 +104,14 @@ impl History {
         }
     }
 
-    /// The number the hook's next revision gets.
-    pub(super) fn next(&self, hook: Hook) -> u64 {
+    /// The revision's number: policy and config that served before have theirs.
+    pub(super) fn number(&self, hook: Hook, sha256: &str, config_digest: &str) -> u64 {
+        let mut known = self.revisions(hook).iter();
+        let known = known.find(|e| e.sha256 == sha256 && e.config_digest == config_digest);
+        known.map_or_else(|| self.next(hook), |entry| entry.number)
+    }
+
+    fn next(&self, hook: Hook) -> u64 {
         self.state.numbers.get(&hook).copied().unwrap_or(0) + 1
     }
 
@@ -105,10 +119,24 @@ impl History {
         self.state.revisions.get(&hook).map_or(&[], Vec::as_slice)
     }
 
-    /// The revision served before the one with this digest, if it was not rolled back itself.
-    pub(super) fn before(&self, hook: Hook, sha256: &str) -> Option<Entry> {
-        let good = |e: &&Entry| e.sha256 != sha256 && self.held(hook, &e.sha256).is_none();
-        self.revisions(hook).iter().rev().find(good).cloned()
+    /// Revisions other than the one with this digest that were not rolled back, newest first.
+    pub(super) fn before(&self, hook: Hook, sha256: &str) -> Vec<Entry> {
+        let mut found: Vec<Entry> = Vec::new();
+        for entry in self.revisions(hook).iter().rev() {
+            let known = entry.sha256 == sha256 || found.iter().any(|e| e.sha256 == entry.sha256);
+            if !known && self.held(hook, &entry.sha256).is_none() {
+                found.push(entry.clone());
+            }
+        }
+        found
+    }
+
+    /// The revision that a rollback brought back and that served last.
+    pub(super) fn rolled_back_to(&self, hook: Hook) -> Option<&Entry> {
+        let last = self.revisions(hook).last()?;
+        let mut held = self.state.held.get(&hook)?.iter();
+        let to_it = held.any(|held| held.to.as_ref().is_some_and(|e| e.sha256 == last.sha256));
+        Some(last).filter(|last| to_it && last.replaced.is_none())
     }
 
     pub(super) fn held(&self, hook: Hook, sha256: &str) -> Option<&Held> {
@@ -119,19 +147,34 @@ impl History {
             .find(|held| held.sha256 == sha256)
     }
 
-    /// Writes down that a revision serves; an entry of the same policy and config moves to the end.
-    pub(super) fn served(&mut self, hook: Hook, entry: Entry) -> io::Result<()> {
-        self.state
-            .numbers
-            .insert(hook, self.next(hook).max(entry.number + 1) - 1);
+    /// Writes down that a revision serves, and `why` the one before does not. An entry of the same
+    /// policy and config moves to the end; the one that is there already served on, over a restart.
+    pub(super) fn served(&mut self, hook: Hook, entry: Entry, why: &str) -> io::Result<()> {
+        let number = self.next(hook).max(entry.number + 1) - 1;
+        self.state.numbers.insert(hook, number);
         let entries = self.state.revisions.entry(hook).or_default();
-        entries.retain(|e| (&e.sha256, &e.config_digest) != (&entry.sha256, &entry.config_digest));
-        entries.push(entry);
+        let same =
+            |e: &Entry| (&e.sha256, &e.config_digest) == (&entry.sha256, &entry.config_digest);
+        match entries.last_mut() {
+            Some(last) if same(last) && last.replaced.is_none() => last.file = entry.file,
+            _ => {
+                end(entries.last_mut(), why);
+                entries.retain(|e| !same(e));
+                entries.push(entry);
+            }
+        }
         let surplus = entries.len().saturating_sub(self.keep);
         entries.drain(..surplus);
         self.save()?;
         self.sweep();
         Ok(())
+    }
+
+    /// The built-in policy took over.
+    pub(super) fn ended(&mut self, hook: Hook, why: &str) -> io::Result<()> {
+        let entries = self.state.revisions.entry(hook).or_default();
+        end(entries.last_mut(), why);
+        self.save()
     }
 
     pub(super) fn hold(&mut self, hook: Hook, held: Held) -> io::Result<()> {
@@ -141,14 +184,21 @@ impl History {
         self.save()
     }
 
-    /// A promoted policy may serve again.
-    pub(super) fn release(&mut self, hook: Hook, sha256: &str) -> io::Result<()> {
-        self.state
-            .held
-            .entry(hook)
-            .or_default()
-            .retain(|h| h.sha256 != sha256);
-        self.save()
+    /// A promoted policy may serve again; tells what kept it out.
+    pub(super) fn release(&mut self, sha256: &str) -> Vec<(Hook, Held)> {
+        let mut released = Vec::new();
+        for (&hook, held) in &mut self.state.held {
+            released.extend(
+                held.extract_if(.., |h| h.sha256 == sha256)
+                    .map(|h| (hook, h)),
+            );
+        }
+        if !released.is_empty()
+            && let Err(error) = self.save()
+        {
+            tracing::error!(target: "stent::policy", "the policy history cannot be written: {error}");
+        }
+        released
     }
 
     /// Appends to the audit log.
@@ -194,12 +244,23 @@ impl History {
     }
 }
 
-/// Why this digest is kept out of `dir`, without opening it for writing; `None` where it is not.
-pub(super) fn held(dir: &Path, sha256: &str) -> Option<Held> {
-    let json = fs::read(dir.join("history.json")).ok()?;
-    let state: State = serde_json::from_slice(&json).ok()?;
-    let mut held = state.held.into_values().flatten();
-    held.find(|held| held.sha256 == sha256)
+fn end(entry: Option<&mut Entry>, why: &str) {
+    if let Some(entry) = entry.filter(|entry| entry.replaced.is_none()) {
+        entry.until_ms = Some(now_ms());
+        entry.replaced = Some(why.to_owned());
+    }
+}
+
+/// In which hooks this digest is kept out of `dir`, without opening it for writing.
+pub(super) fn held(dir: &Path, sha256: &str) -> BTreeMap<Hook, Held> {
+    let json = fs::read(dir.join("history.json")).unwrap_or_default();
+    // A folder without a readable history keeps nothing out.
+    let state: State = serde_json::from_slice(&json).unwrap_or_default();
+    let of_it = |held: Vec<Held>| held.into_iter().find(|held| held.sha256 == sha256);
+    let hooks = state.held.into_iter();
+    hooks
+        .filter_map(|(hook, held)| Some((hook, of_it(held)?)))
+        .collect()
 }
 
 /// The last changes, newest last. A line that was cut by a crash is left out.

@@ -4,6 +4,9 @@
 
 mod admit;
 mod change;
+mod look;
+mod promote;
+mod rollback;
 mod way;
 
 use std::collections::BTreeMap;
@@ -15,13 +18,13 @@ use notify::RecommendedWatcher;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use super::folder::{self, Stamp};
+use super::folder::{Identity, Stamp};
 use super::generation::Revision;
 use super::history::{Entry, History};
 use super::policies::{Core, PolicyError};
 use super::settings::Settings;
 use super::stage::{Rejection, Stage};
-use super::types::{Hook, Listed, ReloadFacts, State};
+use super::types::{Hook, Listed, State};
 
 pub(super) use way::{Draining, Way};
 
@@ -54,8 +57,12 @@ pub(super) struct Reconciler {
     builtin: [Arc<Revision>; 5],
     inbox: mpsc::Receiver<Hint>,
     hints: mpsc::Sender<Hint>,
-    watcher: Option<RecommendedWatcher>,
-    folder_gone: bool,
+    /// With the folder that it watches.
+    watcher: Option<(Identity, RecommendedWatcher)>,
+    /// The folder that the files lie in; another one under its name may be an empty mount point.
+    folder: Option<Identity>,
+    /// Why the folder says nothing about the files; stands until it does again.
+    folder_trouble: Option<String>,
     /// Said by the breaker; stands until the file changes.
     tripped: BTreeMap<Hook, String>,
     waiting: Vec<Asked>,
@@ -73,6 +80,8 @@ struct Seen {
 
 enum FileState {
     Settling,
+    /// On its way through the stages, which takes its time from here on.
+    Compiling,
     /// Ended too early to be whole; may still grow.
     Truncated(Rejection),
     Serving {
@@ -86,8 +95,18 @@ enum FileState {
     Missing(Instant),
 }
 
-/// How long a file that ends too early is given to grow.
-const GROWING: Duration = Duration::from_secs(2);
+/// Who lets a revision serve, and what the audit log calls it.
+#[derive(Clone, Copy)]
+struct Cause {
+    by: &'static str,
+    what: &'static str,
+}
+
+/// Somebody put a file there.
+const DROPPED: Cause = Cause {
+    by: "file",
+    what: "swapped",
+};
 
 impl Reconciler {
     pub(super) fn new(
@@ -99,7 +118,7 @@ impl Reconciler {
         let settings = (*core.shared.settings).clone();
         let builtin = core.live.load().revisions.clone();
         let (files, tripped) = (BTreeMap::new(), BTreeMap::new());
-        let (watcher, folder_gone, waiting) = (None, false, Vec::new());
+        let (watcher, folder, folder_trouble) = (None, None, None);
         Self {
             core,
             settings,
@@ -109,9 +128,10 @@ impl Reconciler {
             inbox,
             hints,
             watcher,
-            folder_gone,
+            folder,
+            folder_trouble,
             tripped,
-            waiting,
+            waiting: Vec::new(),
         }
     }
 
@@ -156,17 +176,15 @@ impl Reconciler {
         // Whoever asked may have left; a reply that cannot be sent is nobody's loss.
         match hint {
             Hint::Look | Hint::Stop => {}
-            Hint::Reload(reply) => self.waiting.push(reply),
+            Hint::Reload(reply) => {
+                // Whoever asks may have changed what a file was rejected for.
+                self.reconsider(|_| true);
+                self.waiting.push(reply);
+            }
             Hint::Rollback(hook, reply) => {
                 drop(reply.send(self.roll_back(hook, "api", "asked for")))
             }
-            Hint::Promote(hook, reply) => {
-                // The renamed file goes through the stages like any other before this is answered.
-                match self.promote(hook) {
-                    Ok(()) => self.waiting.push(reply),
-                    Err(error) => drop(reply.send(Err(error))),
-                }
-            }
+            Hint::Promote(hook, reply) => drop(reply.send(self.promote(hook))),
             Hint::Configure(hook, config, reply) => drop(reply.send(self.configure(hook, config))),
             Hint::History(hook, reply) => drop(reply.send(self.history.revisions(hook).to_vec())),
             Hint::Tripped { hook, sha256 } => self.trip(hook, &sha256),
@@ -182,7 +200,7 @@ impl Reconciler {
                 .any(|f| matches!(f.state, FileState::Missing(_)))
         {
             true => (self.settings.settle / 3).max(Duration::from_millis(5)),
-            false if self.settings.poll || self.folder_gone => {
+            false if self.settings.poll || self.folder_trouble.is_some() => {
                 self.settings.rescan.min(Duration::from_secs(1))
             }
             false => self.settings.rescan,
@@ -195,152 +213,10 @@ impl Reconciler {
         self.files.values().any(busy)
     }
 
-    /// Compares the folder with what is known of it.
-    fn look(&mut self) {
-        let dir = self.settings.dir.clone();
-        let found = match folder::scan(&dir) {
-            Ok(found) => found,
-            Err(error) => return self.folder_lost(&error),
-        };
-        if std::mem::take(&mut self.folder_gone) {
-            // A folder that came back is another one to the watcher.
-            self.watcher = None;
-        }
-        if self.watcher.is_none() && !self.settings.poll {
-            match folder::watch(&dir, self.hints.clone()) {
-                Ok(watcher) => self.watcher = Some(watcher),
-                Err(error) => tracing::warn!(target: "stent::policy",
-                    "{} cannot be watched, it is looked at every {:?}: {error}",
-                    dir.display(), self.settings.rescan),
-            }
-        }
-        let now = Instant::now();
-        for (path, stamp) in &found {
-            match self.files.get_mut(path) {
-                Some(seen) if seen.stamp == *stamp => {
-                    if let FileState::Missing(_) = seen.state {
-                        (seen.since, seen.state) = (now, FileState::Settling);
-                    }
-                }
-                seen => {
-                    // A file that goes on growing is on one way for all that time.
-                    let way = seen.and_then(|seen| seen.way.take());
-                    let fresh = Seen {
-                        stamp: *stamp,
-                        since: now,
-                        state: FileState::Settling,
-                        way: Some(way.unwrap_or_else(|| Way::settling(path))),
-                    };
-                    self.files.insert(path.clone(), fresh);
-                }
-            }
-        }
-        for (path, seen) in &mut self.files {
-            let missing = !found.iter().any(|(there, _)| there == path);
-            if missing && !matches!(seen.state, FileState::Missing(_)) {
-                seen.state = FileState::Missing(now);
-            }
-        }
-        self.advance(now);
-    }
-
-    /// Takes settled files through the stages, and lets missing ones go.
-    fn advance(&mut self, now: Instant) {
-        let settle = self.settings.settle;
-        let ripe: Vec<PathBuf> = self
-            .files
-            .iter()
-            .filter(|(_, file)| match file.state {
-                FileState::Settling => now.duration_since(file.since) >= settle,
-                _ => false,
-            })
-            .map(|(path, _)| path.clone())
-            .collect();
-        for path in ripe {
-            let Some(before) = self.files.get(&path).map(|file| file.stamp) else {
-                continue;
-            };
-            let state = self.admit(&path, before);
-            // What changed while it compiled settles again; the stale result is dropped.
-            if let Some(file) = self.files.get_mut(&path) {
-                file.state = state;
-            }
-        }
-        self.give_up_waiting(now);
-        let grace = self.settings.grace;
-        let gone: Vec<PathBuf> = self
-            .files
-            .iter()
-            .filter(|(_, file)| match file.state {
-                FileState::Missing(since) => now.duration_since(since) >= grace,
-                _ => false,
-            })
-            .map(|(path, _)| path.clone())
-            .collect();
-        for path in gone {
-            let file = self.files.remove(&path);
-            if let Some(way) = file.and_then(|file| file.way) {
-                way.ended("gone", self.core.live.load().number);
-            }
-            self.retire(&path);
-        }
-    }
-
-    /// What ended too early and has not grown for long is not being written.
-    fn give_up_waiting(&mut self, now: Instant) {
-        let mut rejected = Vec::new();
-        for (path, file) in &mut self.files {
-            if let FileState::Truncated(rejection) = &file.state
-                && now.duration_since(file.since) >= GROWING
-            {
-                rejected.push((path.clone(), rejection.clone(), file.way.take()));
-                file.state = FileState::Rejected {
-                    sha256: String::new(),
-                    rejection: rejection.clone(),
-                };
-            }
-        }
-        for (path, rejection, way) in rejected {
-            self.rejected(&path, &rejection);
-            if let Some(way) = way {
-                way.failed(&rejection, self.core.live.load().number);
-            }
-        }
-    }
-
-    /// Not a deletion: an unmounted folder says nothing about its files.
-    fn folder_lost(&mut self, error: &std::io::Error) {
-        if !self.folder_gone {
-            tracing::error!(target: "stent::policy",
-                "policies.dir = {}: {error}; what serves goes on serving", self.settings.dir.display());
-        }
-        self.folder_gone = true;
-        self.watcher = None;
-    }
-
-    fn rejected(&self, path: &std::path::Path, rejection: &Rejection) {
-        let stage = rejection.stage.as_str();
-        tracing::error!(target: "stent::policy", file = %path.display(), stage,
-            "{}: {rejection}", path.display());
-        let generation = self.core.live.load().number;
-        let facts = ReloadFacts {
-            hook: rejection.hook,
-            result: "rejected",
-            stage,
-            generation,
-        };
-        self.core.shared.observer.reloaded(&facts);
-    }
-
     /// What readers see of files and troubles.
     fn publish(&self) {
         let mut alarms: Vec<String> = self.tripped.values().cloned().collect();
-        if self.folder_gone {
-            let dir = self.settings.dir.display();
-            alarms.push(format!(
-                "policies.dir = {dir} cannot be read; what serves goes on serving"
-            ));
-        }
+        alarms.extend(self.folder_trouble.clone());
         let files = self
             .files
             .iter()
@@ -363,6 +239,12 @@ impl Seen {
                 "",
                 Stage::Settle,
                 "its size or time just changed",
+            ),
+            FileState::Compiling => (
+                State::Compiling,
+                "",
+                Stage::Compile,
+                "it is compiled and tried; what served before serves meanwhile",
             ),
             FileState::Truncated(r) => (State::Pending, "", Stage::Settle, r.reason.as_str()),
             FileState::Rejected { sha256, rejection } => (

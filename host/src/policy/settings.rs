@@ -170,7 +170,6 @@ impl Settings {
                 "policies.trusted_keys: {key:?} is not an ed25519 public key of 64 hex digits"
             ));
         }
-        attributes::check(&self.attributes)?;
         if let Some(key) = self.trusted_keys.iter().find(|key| !signature::is_key(key)) {
             return Err(format!(
                 "policies.trusted_keys: {key:?} is no point of the curve that can verify a \
@@ -183,6 +182,7 @@ impl Settings {
                 self.keep
             ));
         }
+        attributes::check(&self.attributes)?;
         if !(1..=100).contains(&self.low_water) {
             return Err(format!(
                 "policies.low_water: {}, expected 1 to 100",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use super::folder::beside;
+use super::folder;
 use super::stage::{Rejection, Stage};
 
 /// Whether these are the hex digits of a key that can verify anything.
@@ -20,7 +20,7 @@ pub(super) fn verify(path: &Path, bytes: &[u8], trusted: &[String]) -> Result<()
     if trusted.is_empty() {
         return Ok(());
     }
-    let file = beside(path, ".sig");
+    let file = folder::signature(path);
     let shown = file
         .file_name()
         .unwrap_or_default()

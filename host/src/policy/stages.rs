@@ -19,6 +19,7 @@ use super::native;
 use super::recording::{self, Filtered, Heard, Line, Recorder, Tape};
 use super::reload::Hint;
 use super::settings::Settings;
+use super::shadow::{Beside, Shadow};
 use super::types::{
     AnswerOutcome, Facts, Hook, Layout, Lookup, Observer, Prompt, Trimmed, Verdict,
 };
@@ -139,7 +140,14 @@ impl Snapshot {
     /// Whether the newest message may go on, and as what.
     pub async fn guard(&self, messages: &[Message]) -> Result<Verdict, Denied> {
         let asked = self.asked(Hook::Guard).guard(messages).await;
+        let faulted = is_fault(&asked);
         let verdict = self.settle(Hook::Guard, asked, || Verdict::Allow);
+        if let Some((shadow, ask)) = self.shadow(Hook::Guard, faulted) {
+            let messages = messages.to_vec();
+            shadow.compare(&self.0.shared.observer, &verdict, async move {
+                ask.guard(&messages).await
+            });
+        }
         self.record(Hook::Guard, || Heard::Guard {
             messages: messages.to_vec(),
             answer: verdict.as_ref().ok().cloned(),
@@ -150,16 +158,14 @@ impl Snapshot {
     /// Whether the answer may come from the cache.
     pub async fn cache_decide(&self, messages: &[Message]) -> Result<Lookup, Denied> {
         let asked = self.asked(Hook::Cache).decide(messages).await;
-        if let Some(Ok(live)) = &asked
-            && let Some(shadow) = self.0.generation.shadow(Hook::Cache)
-        {
-            let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
-            let observer = &self.0.shared.observer;
-            shadow.compare(observer, live.clone(), async move {
+        let faulted = is_fault(&asked);
+        let lookup = self.settle(Hook::Cache, asked, || Lookup::Bypass);
+        if let Some((shadow, ask)) = self.shadow(Hook::Cache, faulted) {
+            let messages = messages.to_vec();
+            shadow.compare(&self.0.shared.observer, &lookup, async move {
                 ask.decide(&messages).await
             });
         }
-        let lookup = self.settle(Hook::Cache, asked, || Lookup::Bypass);
         self.record(Hook::Cache, || Heard::CacheDecide {
             messages: messages.to_vec(),
             answer: lookup.as_ref().ok().cloned(),
@@ -180,15 +186,14 @@ impl Snapshot {
             .asked(Hook::Trim)
             .trim(messages, budget, previous_first)
             .await;
-        if let Some(Ok(live)) = &asked
-            && let Some(shadow) = self.0.generation.shadow(Hook::Trim)
-        {
-            let (ask, messages) = (self.shadowing(&shadow.revision), messages.to_vec());
-            shadow.compare(&self.0.shared.observer, live.clone(), async move {
+        let faulted = is_fault(&asked);
+        let trimmed = self.settle(Hook::Trim, asked, || native::trim(messages, &budget));
+        if let Some((shadow, ask)) = self.shadow(Hook::Trim, faulted) {
+            let messages = messages.to_vec();
+            shadow.compare(&self.0.shared.observer, &trimmed, async move {
                 ask.trim(&messages, budget, previous_first).await
             });
         }
-        let trimmed = self.settle(Hook::Trim, asked, || native::trim(messages, &budget));
         self.record(Hook::Trim, || Heard::Trim {
             messages: messages.to_vec(),
             budget,
@@ -220,7 +225,10 @@ impl Snapshot {
             };
             Tape::new(recorder.clone(), self.line(Hook::Filter, call))
         });
-        Filter::open(&self.0, tape).await
+        let beside = self
+            .shadow(Hook::Filter, false)
+            .map(|(shadow, ask)| Beside::new(shadow.clone(), ask));
+        Filter::open(&self.0, tape, beside).await
     }
 
     /// Time to live, or `None` where the answer is not to be kept; a fault keeps nothing.
@@ -235,7 +243,15 @@ impl Snapshot {
             .asked(Hook::Cache)
             .admit(messages, answer, outcome)
             .await;
-        let ttl = self.settle(Hook::Cache, asked, || None).ok().flatten();
+        let faulted = is_fault(&asked);
+        let settled = self.settle(Hook::Cache, asked, || None);
+        if let Some((shadow, ask)) = self.shadow(Hook::Cache, faulted) {
+            let (messages, answer) = (messages.to_vec(), answer.to_owned());
+            shadow.compare(&self.0.shared.observer, &settled, async move {
+                ask.admit(&messages, &answer, outcome).await
+            });
+        }
+        let ttl = settled.ok().flatten();
         self.record(Hook::Cache, || Heard::CacheAdmit {
             messages: messages.to_vec(),
             text: answer.to_owned(),
@@ -267,13 +283,16 @@ impl Snapshot {
         self.0.asked_of(self.0.generation.of(hook))
     }
 
-    /// A shadow's calls are not part of the request's trace: they may outlive it.
-    fn shadowing(&self, revision: &Arc<Revision>) -> Asked {
-        Asked {
+    /// The hook's shadow, and how to ask it. Its calls are not part of the request's trace: they
+    /// may outlive it. What took the place of a faulted policy is compared with nothing.
+    fn shadow(&self, hook: Hook, faulted: bool) -> Option<(&Arc<Shadow>, Asked)> {
+        let shadow = self.0.generation.shadow(hook).filter(|_| !faulted)?;
+        let asked = Asked {
             span: Span::none(),
             live: false,
-            ..self.0.asked_of(revision)
-        }
+            ..self.0.asked_of(&shadow.revision)
+        };
+        Some((shadow, asked))
     }
 
     fn settle<R>(
@@ -284,6 +303,10 @@ impl Snapshot {
     ) -> Result<R, Denied> {
         self.0.settle(hook, asked, native)
     }
+}
+
+fn is_fault<R>(asked: &Option<Result<R, RunError>>) -> bool {
+    matches!(asked, Some(Err(_)))
 }
 
 impl Pinned {

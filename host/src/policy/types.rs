@@ -254,7 +254,8 @@ pub struct ShadowFacts<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct ReloadFacts {
     pub hook: Option<Hook>,
-    /// `swapped`, `rejected`, `removed`, `rolled-back` or `promoted`.
+    /// `swapped`, `rejected`, `removed`, `rolled-back`, `promoted`, `configured`, `shadowed` or
+    /// `unshadowed`.
     pub result: &'static str,
     /// The stage that failed; empty for success.
     pub stage: &'static str,

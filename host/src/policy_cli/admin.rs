@@ -1,11 +1,13 @@
 //! Commands for a running gateway, through its admin routes.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
 use reqwest::Method;
 use reqwest::blocking::Client;
+use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
 
 use super::Error;
@@ -33,17 +35,41 @@ pub struct Change {
     remote: Remote,
 }
 
+/// Another config of one hook.
+#[derive(Args, Clone, Debug)]
+pub struct Configure {
+    /// guard, trim, prompt, cache or filter
+    #[arg(value_parser = super::hook)]
+    hook: Hook,
+    /// A file with a JSON object: the whole new config
+    #[arg(long, value_name = "FILE.json")]
+    file: PathBuf,
+    #[command(flatten)]
+    remote: Remote,
+}
+
 /// A promoted policy is compiled and tried before the gateway answers.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn list(remote: &Remote, out: &mut dyn Write) -> Result<(), Error> {
-    let answer = remote.ask(Method::GET, "/admin/policies")?;
+    let answer = remote.ask(Method::GET, "/admin/policies", None)?;
+    if !remote.json {
+        let alarms = remote.ask(Method::GET, "/admin/alarms", None)?;
+        for alarm in alarms.as_array().into_iter().flatten() {
+            let alarm = alarm.as_str().unwrap_or_default();
+            writeln!(out, "{}", Paint::of_stdout().paint(Colour::Red, alarm))?;
+        }
+    }
     remote.show(&answer, policies, out)
 }
 
 pub fn change(change: &Change, what: &str, out: &mut dyn Write) -> Result<(), Error> {
     let Change { hook, remote } = change;
-    let answer = remote.ask(Method::POST, &format!("/admin/policies/{hook}/{what}"))?;
+    let answer = remote.ask(
+        Method::POST,
+        &format!("/admin/policies/{hook}/{what}"),
+        None,
+    )?;
     if !remote.json {
         let serves = |it: &&Value| {
             it["hook"] == hook.as_str() && (it["state"] == "live" || it["state"] == "builtin")
@@ -57,13 +83,34 @@ pub fn change(change: &Change, what: &str, out: &mut dyn Write) -> Result<(), Er
     remote.show(&answer, policies, out)
 }
 
+pub fn configure(configure: &Configure, out: &mut dyn Write) -> Result<(), Error> {
+    let Configure { hook, file, remote } = configure;
+    let json = std::fs::read(file).map_err(Error::io(file))?;
+    let route = format!("/admin/policies/{hook}/config");
+    let answer = remote.ask(Method::POST, &route, Some(json))?;
+    if remote.json {
+        return Ok(writeln!(out, "{answer:#}")?);
+    }
+    let lasts = text(&answer, "lasts");
+    writeln!(out, "the {hook} policy has another config, {lasts}\n")?;
+    remote.show(&answer["policies"], policies, out)
+}
+
+pub fn history(of: &Change, out: &mut dyn Write) -> Result<(), Error> {
+    let Change { hook, remote } = of;
+    let route = format!("/admin/policies/{hook}/history");
+    let answer = remote.ask(Method::GET, &route, None)?;
+    remote.show(&answer, revisions, out)
+}
+
 pub fn audit(remote: &Remote, out: &mut dyn Write) -> Result<(), Error> {
-    let answer = remote.ask(Method::GET, "/admin/audit")?;
+    let answer = remote.ask(Method::GET, "/admin/audit", None)?;
     remote.show(&answer, changes, out)
 }
 
 impl Remote {
-    fn ask(&self, method: Method, route: &str) -> Result<Value, Error> {
+    /// `body` is JSON.
+    fn ask(&self, method: Method, route: &str, body: Option<Vec<u8>>) -> Result<Value, Error> {
         let base = match self.admin.contains("://") {
             true => self.admin.trim_end_matches('/').to_owned(),
             false => format!("http://{}", self.admin),
@@ -78,7 +125,11 @@ impl Remote {
             .no_proxy()
             .build()
             .map_err(|e| wrong(format!("cannot be asked: {e}")))?;
-        let asked = client.request(method, format!("{base}{route}")).send();
+        let mut asking = client.request(method, format!("{base}{route}"));
+        if let Some(body) = body {
+            asking = asking.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        let asked = asking.send();
         let response = asked.map_err(|error| match error.is_connect() {
             true => Error::Unreachable {
                 address: self.admin.clone(),
@@ -167,11 +218,11 @@ fn changes(entries: &[Value], out: &mut dyn Write) -> std::io::Result<()> {
         let what = text(entry, "what");
         let colour = match what.as_str() {
             "rolled-back" | "removed" => Colour::Yellow,
+            "shadowed" | "unshadowed" => Colour::Cyan,
             _ => Colour::Green,
         };
-        let at = UNIX_EPOCH + Duration::from_millis(entry["at_ms"].as_u64().unwrap_or(0));
         let cells = [
-            humantime::format_rfc3339_seconds(at).to_string(),
+            moment(entry, "at_ms"),
             what,
             text(entry, "hook"),
             text(entry, "by"),
@@ -185,6 +236,42 @@ fn changes(entries: &[Value], out: &mut dyn Write) -> std::io::Result<()> {
         true => writeln!(out, "nothing was changed yet"),
         false => table.write(Paint::of_stdout(), out),
     }
+}
+
+fn revisions(entries: &[Value], out: &mut dyn Write) -> std::io::Result<()> {
+    let mut table = Table::new([
+        "REVISION", "POLICY", "VERSION", "SINCE", "UNTIL", "SHA256", "CONFIG", "FILE",
+    ]);
+    for entry in entries {
+        let replaced = entry["replaced"].as_str();
+        let cells = [
+            text(entry, "number"),
+            text(entry, "name"),
+            text(entry, "version"),
+            moment(entry, "at_ms"),
+            moment(entry, "until_ms"),
+            short(entry, "sha256"),
+            short(entry, "config_digest"),
+            text(entry, "file"),
+        ];
+        let colour = match replaced {
+            Some(_) => Colour::Faint,
+            None => Colour::Green,
+        };
+        table.row(cells, colour, replaced.map(str::to_owned));
+    }
+    match entries.is_empty() {
+        true => writeln!(out, "no policy from the folder has served this hook yet"),
+        false => table.write(Paint::of_stdout(), out),
+    }
+}
+
+/// A point in time as a cell.
+fn moment(entry: &Value, field: &str) -> String {
+    entry[field].as_u64().map_or("-".into(), |ms| {
+        let at = UNIX_EPOCH + Duration::from_millis(ms);
+        humantime::format_rfc3339_seconds(at).to_string()
+    })
 }
 
 /// A field as a cell; "-" for what there is not.

@@ -92,7 +92,7 @@ impl Check {
 fn advice(rejection: &Rejection) -> Option<&'static str> {
     let says = |part: &str| rejection.reason.contains(part);
     Some(match rejection.stage {
-        Stage::Contract if says("imports") => {
+        Stage::Contract | Stage::Componentize if says("imports") => {
             "A policy has no clock, files, network or randomness: build for \
              wasm32-unknown-unknown, or let the toolchain stub WASI out."
         }

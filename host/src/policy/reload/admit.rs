@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{FileState, GROWING, Reconciler, Way};
+use super::look::GROWING;
+use super::{Cause, FileState, Reconciler, Way};
 use crate::policy::cases::{self, Cases};
 use crate::policy::checks;
 use crate::policy::compile::Compiled;
@@ -30,7 +31,7 @@ enum Admitted {
 
 impl Reconciler {
     /// Takes one file through the stages; `stamp` is what it settled with.
-    pub(super) fn admit(&mut self, path: &Path, stamp: Stamp) -> FileState {
+    pub(super) fn admit(&mut self, path: &Path, stamp: Stamp, cause: Cause) -> FileState {
         let (way, since) = match self.files.get_mut(path) {
             Some(file) => (file.way.take(), file.since),
             None => (None, Instant::now()),
@@ -47,7 +48,7 @@ impl Reconciler {
                     true => self.shade(path, revisions, way),
                     false => {
                         let reason = path.display().to_string();
-                        self.serve(revisions, "file", "swapped", &reason, way);
+                        self.serve(revisions, cause.by, cause.what, &reason, way);
                     }
                 }
                 FileState::Serving { sha256 }
@@ -96,19 +97,21 @@ impl Reconciler {
         if self.serves(path, sha256) {
             return Ok(Admitted::Serves);
         }
-        self.verify(path, &bytes, sha256)?;
+        signature::verify(path, &bytes, &self.settings.trusted_keys)?;
+        checks::pinned_out(&self.settings, sha256)?;
+        if let Some(file) = self.files.get_mut(path) {
+            file.state = FileState::Compiling;
+            self.publish();
+        }
         way.enter("compile");
-        let compiled = self.compile(&bytes, sha256)?;
+        let mut compiled = self.compile(&bytes, sha256)?;
+        if !folder::is_shadow(path) {
+            checks::unheld(&mut compiled.hooks, |hook| self.history.held(hook, sha256))?;
+        }
         checks::pinned(&self.settings, sha256, &compiled.hooks)?;
         let revisions = self.revisions(&compiled, Origin::File(path.to_owned()), sha256, way)?;
         way.enter("cases");
-        for revision in &revisions {
-            for file in checks::cases(&self.settings, revision.hook, path) {
-                Cases::read(&file)
-                    .and_then(|cases| cases::run(&cases, revision, &self.core.shared))
-                    .map_err(|r| r.about(Some(revision.hook)))?;
-            }
-        }
+        self.pass_cases(&revisions, path)?;
         way.enter("swap");
         self.unrivalled(path, &compiled.hooks)?;
         match folder::stamp(path).ok() == Some(stamp) {
@@ -135,12 +138,20 @@ impl Reconciler {
         }
     }
 
-    fn verify(&self, path: &Path, bytes: &[u8], sha256: &str) -> Result<(), Rejection> {
-        let held = |hook| Some((hook, self.history.held(hook, sha256)?));
-        if let Some((hook, held)) = Hook::ALL.into_iter().find_map(held) {
-            return Err(checks::rolled_back(held).about(Some(hook)));
+    /// Golden cases beside the file and from the configuration.
+    pub(super) fn pass_cases(
+        &self,
+        revisions: &[Arc<Revision>],
+        path: &Path,
+    ) -> Result<(), Rejection> {
+        for revision in revisions {
+            for file in checks::cases(&self.settings, revision.hook, path) {
+                Cases::read(&file)
+                    .and_then(|cases| cases::run(&cases, revision, &self.core.shared))
+                    .map_err(|r| r.about(Some(revision.hook)))?;
+            }
         }
-        signature::verify(path, bytes, &self.settings.trusted_keys)
+        Ok(())
     }
 
     /// Compiles a copy that nobody else writes to.
@@ -156,17 +167,17 @@ impl Reconciler {
     /// No other file serves one of the hooks.
     fn unrivalled(&self, path: &Path, hooks: &[Hook]) -> Result<(), Rejection> {
         let live = self.core.live.load();
+        // A file that settles again still serves what it did.
         let there = |file: &Path| {
-            self.files
-                .get(file)
-                .is_some_and(|f| matches!(f.state, FileState::Serving { .. }))
+            let state = self.files.get(file).map(|file| &file.state);
+            !matches!(
+                state,
+                None | Some(FileState::Missing(_) | FileState::Rejected { .. })
+            )
         };
-        let rival = hooks.iter().find_map(|&hook| {
-            let other = live
-                .of(hook)
-                .file()
-                .filter(|other| *other != path && there(other))?;
-            Some((hook, other.clone()))
+        let rival = hooks.iter().find_map(|&hook| match &live.of(hook).origin {
+            Origin::File(other) if other != path && there(other) => Some((hook, other.clone())),
+            _ => None,
         });
         match rival.filter(|_| !folder::is_shadow(path)) {
             None => Ok(()),
@@ -215,7 +226,7 @@ impl Reconciler {
             hook: candidate.hook,
             number: match origin {
                 Origin::Builtin => 0,
-                _ => self.history.next(candidate.hook),
+                _ => self.history.number(candidate.hook, sha256, &config_digest),
             },
             name: candidate.name,
             version: candidate.version,
@@ -234,12 +245,19 @@ impl Reconciler {
     fn shade(&mut self, path: &Path, revisions: Vec<Arc<Revision>>, way: Way) {
         let live = self.core.live.load_full();
         let mut shadows = live.shadows.clone();
-        shadows.retain(|shadow| shadow.revision.file().map(|file| &**file) != Some(path));
-        shadows.extend(
-            revisions
-                .into_iter()
-                .map(|revision| Arc::new(Shadow::new(revision))),
-        );
+        let from_here = |r: &Revision| r.file().is_some_and(|file| file == path);
+        shadows.retain(|shadow| !from_here(&shadow.revision));
+        let fresh = revisions.iter().cloned();
+        shadows.extend(fresh.map(|revision| Arc::new(Shadow::new(revision))));
         self.store(live.revisions.clone(), shadows, way, "shadowed");
+        let (before, reason) = (&live.shadows, path.display().to_string());
+        let before = |hook| {
+            let mut old = before.iter().map(|shadow| &shadow.revision);
+            let old = old.find(|r| r.hook == hook && from_here(r));
+            old.map_or(String::new(), |r| r.sha256.clone())
+        };
+        for revision in &revisions {
+            self.changed(revision, "file", "shadowed", before(revision.hook), &reason);
+        }
     }
 }

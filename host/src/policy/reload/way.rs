@@ -15,6 +15,7 @@ pub(in crate::policy) struct Way(Option<Open>);
 
 /// Ends its stage before its root.
 struct Open {
+    file: String,
     stage: Option<(&'static str, Held)>,
     root: Held,
 }
@@ -36,6 +37,7 @@ impl Way {
         Self(Some(Open {
             stage: None,
             root: Held::new(spans::policy_reload(&name)),
+            file: name.into_owned(),
         }))
     }
 
@@ -51,6 +53,8 @@ impl Way {
         if let Some(open) = &mut self.0
             && open.stage.as_ref().is_none_or(|(now, _)| *now != name)
         {
+            tracing::debug!(target: "stent::policy", file = open.file, stage = name,
+                "{}: {name}", open.file);
             open.stage = None;
             open.stage = Some((name, Held::new(spans::reload_stage(&open.root, name))));
         }

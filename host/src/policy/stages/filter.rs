@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use tracing::{Instrument, Span};
 use wasmtime::component::ResourceAny;
 
-use super::{Pinned, ask::wrong_hook};
+use super::{Pinned, ask::wrong_hook, is_fault};
 use crate::policy::bindings::v0_1::exports::stent::policy::output_filter as wit;
 use crate::policy::call::{self, Ask, Call, faulted};
 use crate::policy::fault::{Denied, RunError};
 use crate::policy::guest::{HookGuest, Instance, flatten};
 use crate::policy::recording::Tape;
+use crate::policy::shadow::Beside;
 use crate::policy::stages::Asked;
 use crate::policy::types::{Hook, Step, StopFacts};
 use crate::types::Finish;
@@ -24,6 +25,7 @@ const REASON_BYTES: usize = 32;
 pub struct Filter {
     state: State,
     tape: Option<Tape>,
+    beside: Option<Beside>,
 }
 
 enum State {
@@ -49,22 +51,42 @@ pub(in crate::policy) struct Active {
 }
 
 impl Filter {
-    pub(super) async fn open(pinned: &Pinned, tape: Option<Tape>) -> Result<Self, Denied> {
+    pub(super) async fn open(
+        pinned: &Pinned,
+        tape: Option<Tape>,
+        beside: Option<Beside>,
+    ) -> Result<Self, Denied> {
         let asked = pinned.asked_of(pinned.generation.of(Hook::Filter));
         let opened = Active::open(&asked).await;
+        let beside = beside.filter(|_| !is_fault(&opened));
         let opened = opened.map(|active| active.map(|it| State::Active(Box::new(it))));
         let state = pinned.settle(Hook::Filter, opened, || State::Passthrough)?;
-        Ok(Self { state, tape })
+        Ok(Self {
+            state,
+            tape,
+            beside,
+        })
     }
 
     /// True where chunks may be sent on without asking.
     pub fn is_passthrough(&self) -> bool {
-        matches!(self.state, State::Passthrough)
+        matches!(self.state, State::Passthrough) && self.beside.is_none()
     }
 
     /// Feeds whole characters.
     pub async fn push(&mut self, chunk: &str) -> Result<Step, Denied> {
+        if let Some(beside) = &mut self.beside {
+            beside.heard(chunk);
+        }
         let step = self.step(chunk).await;
+        if let Some(beside) = &mut self.beside
+            && let Ok(step) = &step
+        {
+            beside.said(step);
+            if let Step::Stop { .. } = step {
+                self.compare(None);
+            }
+        }
         if let Some(tape) = &mut self.tape {
             tape.heard(chunk);
             match &step {
@@ -79,11 +101,24 @@ impl Filter {
     /// What was held back, and closing words. The filter is not asked again.
     pub async fn finish(&mut self, why: Finish) -> Result<String, Denied> {
         let rest = self.rest(why).await;
+        if let Ok(text) = &rest {
+            if let Some(beside) = &mut self.beside {
+                beside.said(&Step::Emit(text.clone()));
+            }
+            self.compare(Some(why));
+        }
         if let Some(mut tape) = self.tape.take() {
             tape.ended(why);
             tape.said(rest.as_deref().ok(), None);
         }
         rest
+    }
+
+    /// Only whole answers are compared: an answer that the client left is not.
+    fn compare(&mut self, why: Option<Finish>) {
+        if let Some(beside) = self.beside.take() {
+            beside.compare(why);
+        }
     }
 
     async fn step(&mut self, chunk: &str) -> Result<Step, Denied> {
@@ -121,6 +156,7 @@ impl Filter {
         let State::Active(mut active) = std::mem::replace(&mut self.state, State::Closed) else {
             return Ok(String::new());
         };
+        self.beside = None;
         faulted(&active.asked, fault)?;
         self.state = State::Passthrough;
         Ok(active.held.take().unwrap_or_default() + chunk)

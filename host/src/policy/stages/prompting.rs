@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tracing::Instrument;
 
 use super::ask::{transcript, wrong_hook};
-use super::{Declared, Pinned, Snapshot};
+use super::{Declared, Pinned, Snapshot, is_fault};
 use crate::policy::bindings::v0_1::exports::stent::policy::prompt_builder as wit;
 use crate::policy::call::{Ask, Call};
 use crate::policy::fault::{Denied, RunError};
@@ -82,25 +82,28 @@ pub(super) async fn build(
     Declared { layout, by_guest }: &Declared,
 ) -> Result<Prompt, Denied> {
     let pinned = &*snapshot.0;
-    if !by_guest {
-        return native_prompt(pinned, kept);
-    }
-    let asked = pinned.asked_of(pinned.generation.of(Hook::Prompt));
-    let instance = pinned.builder().take();
-    let built = asked.build(kept, layout, instance).await;
-    if let Some(Ok(live)) = &built
-        && let Some(shadow) = pinned.generation.shadow(Hook::Prompt)
-    {
-        let (ask, kept) = (snapshot.shadowing(&shadow.revision), kept.to_vec());
-        let layout = layout.clone();
-        shadow.compare(&pinned.shared.observer, live.clone(), async move {
+    let live = pinned.generation.of(Hook::Prompt);
+    let (prompt, faulted) = match by_guest {
+        // A guest that could not even declare a layout has faulted.
+        false => (native_prompt(pinned, kept), live.pool.is_some()),
+        true => {
+            let instance = pinned.builder().take();
+            let built = pinned.asked_of(live).build(kept, layout, instance).await;
+            let faulted = is_fault(&built);
+            let built = pinned.settle(Hook::Prompt, built.map(|b| b.map(Some)), || None)?;
+            (
+                built.map_or_else(|| native_prompt(pinned, kept), Ok),
+                faulted,
+            )
+        }
+    };
+    if let Some((shadow, ask)) = snapshot.shadow(Hook::Prompt, faulted) {
+        let (kept, layout) = (kept.to_vec(), layout.clone());
+        shadow.compare(&pinned.shared.observer, &prompt, async move {
             ask.build(&kept, &layout, None).await
         });
     }
-    match pinned.settle(Hook::Prompt, built.map(|b| b.map(Some)), || None)? {
-        Some(prompt) => Ok(prompt),
-        None => native_prompt(pinned, kept),
-    }
+    prompt
 }
 
 impl Asked {
