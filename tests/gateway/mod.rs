@@ -7,4 +7,6 @@ mod input;
 mod load;
 mod soak;
 mod swap;
+mod telling;
 mod traces;
+mod trees;

@@ -134,7 +134,7 @@ fn ten_thousand_names_do_not_become_ten_thousand_series() {
         let name = format!("policy-{n}");
         metrics.policy_call("trim", &name, Duration::from_micros(80));
         metrics.policy_fault("trim", &name, "trap");
-        metrics.filter_stop("mine", &format!("word-{n}"));
+        metrics.filter_stop("policy-0", &format!("word-{n}"));
         metrics.shadow("trim", &name, "different");
     }
     assert_eq!(
