@@ -1,5 +1,5 @@
 # make run   installs what is missing, builds, serves http://127.0.0.1:8000
-# make test  everything that CI runs: format, lints, licences, tests
+# make test  everything that CI runs: format, lints, tests; test-all: also licences, other clients
 
 SHELL := /bin/bash
 CARGO ?= cargo
@@ -53,6 +53,7 @@ templates: build
 lint: plugins
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	cd plugins && $(CARGO) clippy --release --locked --all-targets -- -D warnings
 
 deny:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

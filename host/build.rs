@@ -83,23 +83,28 @@ fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Version, commit and wasmtime's version. llama.cpp tells its own while running.
 fn version() -> String {
-    let git = std::process::Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output();
-    let commit = git
-        .ok()
-        .filter(|output| output.status.success())
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        .unwrap_or_else(|| "unknown".into());
+    let commit = git(&["--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into());
     let lock = fs::read_to_string("../Cargo.lock").unwrap_or_default();
-    println!("cargo:rerun-if-changed=../.git/HEAD");
-    println!("cargo:rerun-if-changed=../Cargo.lock");
+    // Every commit and checkout adds a line to this log; HEAD itself names a branch and stays. A
+    // file that is not there would make every build begin anew.
+    let moved = git(&["--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists());
+    for path in moved.as_deref().into_iter().chain(["../Cargo.lock"]) {
+        println!("cargo:rerun-if-changed={path}");
+    }
     format!(
         "{} (commit {commit}, wasmtime {}, llama-cpp-2 {}",
         env!("CARGO_PKG_VERSION"),
         locked(&lock, "wasmtime"),
         locked(&lock, "llama-cpp-2"),
     )
+}
+
+/// What `git rev-parse` says; `None` without git or outside of a repository.
+fn git(arguments: &[&str]) -> Option<String> {
+    let mut command = std::process::Command::new("git");
+    let output = command.arg("rev-parse").args(arguments).output().ok()?;
+    let said = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| said.trim().to_owned())
 }
 
 /// A package's version in Cargo.lock.

@@ -13,7 +13,11 @@ fn document(name: &str) -> String {
 /// `server.max_body` -> `1048576`, for every key; one hook stands for all.
 fn keys(path: &str, value: &toml::Value, found: &mut BTreeMap<String, String>) {
     match value {
-        toml::Value::Table(table) if !path.ends_with(".config") => {
+        toml::Value::Table(table)
+            if ![".config", ".attributes"]
+                .iter()
+                .any(|end| path.ends_with(end)) =>
+        {
             for (key, value) in table {
                 let hook = path == "policies"
                     && ["guard", "trim", "prompt", "cache", "filter"].contains(&key.as_str());

@@ -8,9 +8,10 @@ mod message;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +21,7 @@ use serde_json::json;
 use tracing::Instrument;
 
 pub use admin::router as admin;
+pub use body::Limits as BodyLimits;
 
 use crate::chat::{Answer, Ask, Gateway, chat};
 use crate::error::Error;
@@ -31,7 +33,9 @@ use crate::types::{SessionId, SessionKey, TenantId};
 /// What every route knows.
 pub struct App {
     pub gateway: Arc<Gateway>,
-    pub max_body: usize,
+    pub bodies: BodyLimits,
+    /// After so much silence a stream says that it is alive.
+    pub heartbeat: Duration,
     /// Continue the trace of a caller's `traceparent`.
     pub traceparent: bool,
     pub started: Instant,
@@ -108,7 +112,10 @@ where
         if app.draining() {
             return Err(shutting_down());
         }
-        chat(&app.gateway, ask(server.clone())?).await
+        let mut ask = ask(server.clone())?;
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        ask.attributes = app.gateway.policies.attributes(header);
+        chat(&app.gateway, ask).await
     }
     .instrument(server.clone())
     .await;
@@ -202,6 +209,23 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
+/// The name within a path, refused in the words of this server.
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_) => Err(Error::invalid(
+                "path",
+                format!("{} is not UTF-8 behind its percent signs", parts.uri.path()),
+            )),
+        }
+    }
+}
+
 fn session_key(id: &str) -> Result<SessionKey, Error> {
     let session = SessionId::parse(id).map_err(|problem| {
         Error::invalid("session_id", problem.trim_start_matches("session_id: "))
@@ -213,7 +237,7 @@ fn session_key(id: &str) -> Result<SessionKey, Error> {
 }
 
 /// A session's history as it is remembered.
-async fn history(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Error> {
+async fn history(State(app): State<Arc<App>>, Name(id): Name) -> Result<Response, Error> {
     let session = app.gateway.sessions.load(&session_key(&id)?).await;
     if session.messages.is_empty() {
         return Err(Error::NotFound("session"));
@@ -227,7 +251,7 @@ async fn history(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<
 }
 
 /// Forgets a session: its history and its KV.
-async fn forget(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Error> {
+async fn forget(State(app): State<Arc<App>>, Name(id): Name) -> Result<Response, Error> {
     let key = session_key(&id)?;
     app.gateway.engine.forget(&key);
     if app.gateway.sessions.forget(&key).await {

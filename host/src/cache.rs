@@ -60,6 +60,8 @@ pub struct Identity<'a> {
     pub model: &'a str,
     /// Digests of all policies and their configurations.
     pub policies: &'a str,
+    /// What policies were told about the request: they may have decided by it.
+    pub attributes: &'a [(String, String)],
     pub sampling: &'a Sampling,
     /// False where the seed is derived from the prompt and the prompt is not known yet.
     pub seeded: bool,
@@ -89,6 +91,10 @@ impl Identity<'_> {
             }
         }
         hash.text(self.model).text(self.policies);
+        hash.bytes(&self.attributes.len().to_le_bytes());
+        for (name, value) in self.attributes {
+            hash.text(name).text(value);
+        }
         let s = self.sampling;
         for number in [
             s.temperature,

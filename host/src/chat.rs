@@ -7,6 +7,7 @@ mod history;
 mod turn;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +36,8 @@ pub struct Gateway {
     pub engine: Arc<dyn Engine>,
     pub metrics: Arc<Metrics>,
     pub defaults: Defaults,
+    /// A client that takes nothing of its answer for so long is cut off.
+    pub reader_timeout: Duration,
     /// Tells on spans what people ask and what the model answers.
     pub capture_content: bool,
     /// The answers being written: a shutdown waits for them.
@@ -79,9 +82,11 @@ pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
         return answer::replay(turn, hit).await;
     }
 
-    let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await?;
+    let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await;
+    let trimmed = trimmed.map_err(|denied| turn.denied(denied))?;
     turn.tell_trimmed(&trimmed);
-    let prompt = turn.policies.build(&trimmed.of(&turn.messages)).await?;
+    let prompt = turn.policies.build(&trimmed.of(&turn.messages)).await;
+    let prompt = prompt.map_err(|denied| turn.denied(denied))?;
 
     // The final prompt decides the seed, and with it the identity of the answer.
     turn.seed(&prompt)?;

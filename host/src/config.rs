@@ -86,6 +86,11 @@ impl Config {
         place::folder("data.dir", "--data", &self.data.dir).map_err(told)
     }
 
+    /// What works and is probably not meant: one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        self.server.warnings()
+    }
+
     /// The effective configuration as a TOML file.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ pub enum Error {
     },
     #[error("the body is larger than the {limit} bytes that server.max_body allows")]
     TooLarge { limit: usize },
+    #[error("the body did not come within the {limit:?} that server.body_timeout allows")]
+    SlowBody { limit: Duration },
     #[error("content-type is {found:?}, expected application/json")]
     MediaType { found: String },
     #[error(
@@ -111,6 +113,7 @@ impl Error {
             Self::Engine(EngineError::Stopped) => {
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, "engine_stopped")
             }
+            Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_body"),
             Self::SlowReader { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_reader"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal"),
         }
@@ -161,6 +164,11 @@ impl IntoResponse for Error {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Self::TooLarge { .. } | Self::SlowBody { .. } = self {
+            // The rest of the body is still to come: nobody can ask again on this connection.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
         if let Self::Method { allowed, .. } = self {
             response

@@ -1,22 +1,20 @@
 //! The listeners: backlog, keep-alive, body limit, CORS, and an orderly end.
 
+mod connection;
+
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
-use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::cors::CorsLayer;
 
 use crate::types::units;
+use connection::Times;
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -29,9 +27,21 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// Connections that the kernel keeps waiting for us.
     pub backlog: u32,
-    /// An idle connection is closed after so long; also the time that a request's head may take.
+    /// An idle connection is closed after so long.
     #[serde(with = "units::duration")]
     pub keep_alive: Duration,
+    /// From the first byte of a request to the end of its head.
+    #[serde(with = "units::duration")]
+    pub head_timeout: Duration,
+    /// From the end of the head to the end of the body.
+    #[serde(with = "units::duration")]
+    pub body_timeout: Duration,
+    /// A stream that is silent for so long sends a comment: no proxy takes it for dead.
+    #[serde(with = "units::duration")]
+    pub heartbeat: Duration,
+    /// A client that takes nothing of its answer for so long is cut off.
+    #[serde(with = "units::duration")]
+    pub reader_timeout: Duration,
     /// Largest request body.
     #[serde(with = "units::bytes")]
     pub max_body: u64,
@@ -49,6 +59,10 @@ impl Default for Settings {
             admin: SocketAddr::from(([127, 0, 0, 1], 8001)),
             backlog: 2048,
             keep_alive: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(10),
+            reader_timeout: Duration::from_secs(30),
             max_body: 1 << 20,
             cors_origins: Vec::new(),
             drain: Duration::from_secs(30),
@@ -57,6 +71,26 @@ impl Default for Settings {
 }
 
 impl Settings {
+    fn times(&self) -> Times {
+        Times {
+            keep_alive: self.keep_alive,
+            head: self.head_timeout,
+        }
+    }
+
+    /// What works and is probably not meant: one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let open = !self.admin.ip().is_loopback();
+        let warning = || {
+            format!(
+                "server.admin: {} can be reached from other machines, and the admin routes ask for \
+                 no password; 127.0.0.1 or [::1] cannot",
+                self.admin
+            )
+        };
+        open.then(warning).into_iter().collect()
+    }
+
     /// One sentence for the first value that cannot work.
     ///
     /// # Errors
@@ -76,8 +110,18 @@ impl Settings {
         if self.max_body == 0 {
             return wrong("server.max_body: 0, expected a size such as \"1MiB\"");
         }
-        if self.keep_alive.is_zero() {
-            return wrong("server.keep_alive: 0s, expected a duration such as \"60s\"");
+        for (key, time, example) in [
+            ("keep_alive", self.keep_alive, "60s"),
+            ("head_timeout", self.head_timeout, "10s"),
+            ("body_timeout", self.body_timeout, "30s"),
+            ("heartbeat", self.heartbeat, "10s"),
+            ("reader_timeout", self.reader_timeout, "30s"),
+        ] {
+            if time.is_zero() {
+                return Err(HttpError::Value(format!(
+                    "server.{key}: 0s, expected a duration such as \"{example}\""
+                )));
+            }
         }
         origins(&self.cors_origins).map(drop)
     }
@@ -187,9 +231,9 @@ pub struct Door {
 }
 
 impl Door {
-    pub fn open(listener: TcpListener, router: Router, keep_alive: Duration) -> Self {
+    pub fn open(listener: TcpListener, router: Router, settings: &Settings) -> Self {
         let (stop, served) = (CancellationToken::new(), TaskTracker::new());
-        served.spawn(serve(listener, router, keep_alive, stop.clone()));
+        served.spawn(serve(listener, router, settings.times(), stop.clone()));
         served.close();
         Self { stop, served }
     }
@@ -202,12 +246,7 @@ impl Door {
 }
 
 /// Serves until `stop`, then lets the open connections finish their requests.
-async fn serve(
-    listener: TcpListener,
-    router: Router,
-    keep_alive: Duration,
-    stop: CancellationToken,
-) {
+async fn serve(listener: TcpListener, router: Router, times: Times, stop: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -216,7 +255,8 @@ async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                connections.spawn(connection(stream, router.clone(), keep_alive, stop.clone()));
+                let (router, stop) = (router.clone(), stop.clone());
+                connections.spawn(connection::serve(stream, router, times, stop));
             }
             Err(error) => {
                 // Out of file descriptors, most often: trying again at once would spin.
@@ -228,41 +268,4 @@ async fn serve(
     drop(listener);
     connections.close();
     connections.wait().await;
-}
-
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    keep_alive: Duration,
-    stop: CancellationToken,
-) {
-    // Small frames must leave at once: they are words that somebody waits for.
-    let _ = stream.set_nodelay(true);
-    let mut builder = http1::Builder::new();
-    // hyper starts this clock when it begins to wait for a request: it is the keep-alive time.
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(keep_alive);
-    let routes = TowerToHyperService::new(router);
-    let used = AtomicBool::new(false);
-    let service = service_fn(|request| {
-        used.store(true, Ordering::Relaxed);
-        routes.call(request)
-    });
-    let served = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(served);
-    let result = tokio::select! {
-        result = served.as_mut() => result,
-        () = stop.cancelled() => {
-            // Browsers connect ahead: nobody waits where nothing was asked yet.
-            if !used.load(Ordering::Relaxed) {
-                return;
-            }
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection ended early");
-    }
 }

@@ -10,11 +10,16 @@ pub mod api;
 
 pub mod chat;
 
-pub mod admission;
-pub mod cache;
-pub mod engine;
-pub mod policy;
 pub mod session;
+
+pub mod policy;
+
+pub mod cache;
+
+pub mod admission;
+
+pub mod engine;
+
 pub mod stream;
 
 pub mod error;

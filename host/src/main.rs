@@ -60,7 +60,7 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// The configuration, and what about the environment looks like a slip.
+    /// The configuration, and what about it or the environment looks like a slip.
     fn load(&self) -> anyhow::Result<(Config, Vec<String>)> {
         let mut overrides = Overrides::from_env(std::env::vars());
         let flags = [
@@ -79,7 +79,8 @@ impl ServeArgs {
             overrides.set(assignment)?;
         }
         let config = Config::load(self.config.as_deref(), &overrides)?;
-        Ok((config, overrides.warnings().to_vec()))
+        let warnings = [overrides.warnings().to_vec(), config.warnings()].concat();
+        Ok((config, warnings))
     }
 }
 
@@ -147,10 +148,17 @@ fn run(command: Command) -> anyhow::Result<()> {
 
 /// All that a start would refuse, but for the ports. The model may come later.
 fn check(config: &Config) -> anyhow::Result<()> {
-    match stent::engine::check(&config.engine) {
-        Err(error) if error.is_missing_model() => eprintln!("stent: warning: {error}"),
+    let mut engine = config.engine.clone();
+    match stent::engine::check(&engine) {
+        Err(error) if error.is_missing_model() => {
+            eprintln!("stent: warning: {error}");
+            // Its tokenizer counts bytes, which is enough to try a policy with.
+            engine.kind = stent::engine::Kind::Scripted;
+        }
         other => other?,
     }
+    let tokenizer = stent::engine::tokenizer(&engine)?;
+    stent::policy::Workbench::open(config.policies.clone(), tokenizer)?.bundled()?;
     println!("the configuration is good");
     Ok(())
 }

@@ -44,6 +44,7 @@ pub use types::{
 };
 pub use workbench::{Draft, Served, Workbench};
 
+mod attributes;
 mod settings;
 mod types;
 

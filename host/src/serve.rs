@@ -69,14 +69,18 @@ async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
 
     let app = Arc::new(App {
         gateway: Arc::clone(&gateway),
-        max_body: usize::try_from(server.max_body).unwrap_or(usize::MAX),
+        bodies: api::BodyLimits {
+            bytes: usize::try_from(server.max_body).unwrap_or(usize::MAX),
+            time: server.body_timeout,
+        },
+        heartbeat: server.heartbeat,
         traceparent: config.telemetry.traceparent,
         started,
         draining: AtomicBool::new(false),
     });
     let routes = http::cors(api::router(Arc::clone(&app)), &server.cors_origins)?;
-    let public = http::Door::open(public, routes, server.keep_alive);
-    let admin = http::Door::open(admin, api::admin(Arc::clone(&app)), server.keep_alive);
+    let public = http::Door::open(public, routes, server);
+    let admin = http::Door::open(admin, api::admin(Arc::clone(&app)), server);
     tracing::info!(
         model = gateway.engine.model().name,
         listen = %public_address,
@@ -130,6 +134,7 @@ fn gateway(
             temperature: config.engine.temperature,
             seed: config.engine.seed,
         },
+        reader_timeout: config.server.reader_timeout,
         capture_content: config.telemetry.capture_content,
         answers: TaskTracker::new(),
         cut: CancellationToken::new(),

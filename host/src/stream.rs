@@ -5,6 +5,7 @@ pub mod openai;
 pub mod ui;
 
 use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -12,19 +13,12 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::error::Error;
 use crate::types::{Finish, SessionId};
 
-/// A comment goes out after so much silence, so that no proxy takes the stream for dead.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-
 /// Parts that may wait for a reader.
 const BUFFERED: usize = 256;
-
-/// A reader that takes nothing for so long, with all of `BUFFERED` waiting, is cut off.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One piece of an answer, in the order: `Queued*`, `Trimmed?`, `Text*`, then `Done` or `Failed`.
 #[derive(Clone, Debug)]
@@ -75,14 +69,55 @@ pub struct Head {
 }
 
 /// The writing end of an answer.
-pub struct Parts(mpsc::Sender<Part>);
+pub struct Parts {
+    sender: mpsc::Sender<Part>,
+    patience: Duration,
+    cut: Cut,
+}
 
 /// The reading end. Dropping it cancels the work.
-pub type Reader = mpsc::Receiver<Part>;
+pub struct Reader {
+    parts: mpsc::Receiver<Part>,
+    cut: Cut,
+}
 
-pub fn channel() -> (Parts, Reader) {
-    let (sender, reader) = mpsc::channel(BUFFERED);
-    (Parts(sender), reader)
+/// Why a reader was cut off: what it took too long to take includes the last part.
+type Cut = Arc<OnceLock<Error>>;
+
+/// A reader that takes nothing for `patience`, while as much waits as is kept, is cut off.
+pub fn channel(patience: Duration) -> (Parts, Reader) {
+    let (sender, parts) = mpsc::channel(BUFFERED);
+    let cut = Cut::default();
+    let ours = Arc::clone(&cut);
+    let parts = Reader { parts, cut };
+    let writer = Parts {
+        sender,
+        patience,
+        cut: ours,
+    };
+    (writer, parts)
+}
+
+impl Reader {
+    /// The next part. However an answer ends, its end is told: the last one is `Done` or `Failed`.
+    async fn next(&mut self) -> Part {
+        match self.parts.recv().await {
+            Some(part) => part,
+            None => Part::Failed(self.cut.get().cloned().unwrap_or_else(|| {
+                Error::Internal("the answer ended without its last part".into())
+            })),
+        }
+    }
+
+    /// All of them.
+    fn parts(self) -> impl Stream<Item = Part> + Send {
+        futures::stream::unfold(Some(self), async |reader| {
+            let mut reader = reader?;
+            let part = reader.next().await;
+            let last = matches!(part, Part::Done(_) | Part::Failed(_));
+            Some((part, (!last).then_some(reader)))
+        })
+    }
 }
 
 /// Why a part was not delivered.
@@ -96,19 +131,25 @@ pub enum Undelivered {
 impl Parts {
     /// Waits while the reader's buffer is full, but not for ever.
     pub async fn send(&self, part: Part) -> Result<(), Undelivered> {
-        match tokio::time::timeout(PATIENCE, self.0.send(part)).await {
+        if let Some(error) = self.cut.get() {
+            return Err(Undelivered::Slow(error.clone()));
+        }
+        match tokio::time::timeout(self.patience, self.sender.send(part)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Undelivered::Gone),
-            Err(_) => Err(Undelivered::Slow(Error::SlowReader {
-                buffered: BUFFERED,
-                waited: PATIENCE,
-            })),
+            Err(_) => {
+                let slow = || Error::SlowReader {
+                    buffered: BUFFERED,
+                    waited: self.patience,
+                };
+                Err(Undelivered::Slow(self.cut.get_or_init(slow).clone()))
+            }
         }
     }
 
     /// Resolves when the client has left.
     pub async fn gone(&self) {
-        self.0.closed().await;
+        self.sender.closed().await;
     }
 }
 
@@ -126,10 +167,11 @@ pub fn sse<H: Send + 'static>(
     head: Head,
     reader: Reader,
     mut format: impl Format,
+    heartbeat: Duration,
     hold: H,
 ) -> Response {
     let first = format.head(&head);
-    let rest = ReceiverStream::new(reader).flat_map(move |part| {
+    let rest = reader.parts().flat_map(move |part| {
         let _ = &hold;
         let last = matches!(part, Part::Done(_) | Part::Failed(_));
         let mut frames = format.part(&head, part);
@@ -139,7 +181,7 @@ pub fn sse<H: Send + 'static>(
         futures::stream::iter(frames)
     });
     let events = futures::stream::iter(first).chain(rest).map(event);
-    with_headers(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive")))
+    with_headers(Sse::new(events).keep_alive(KeepAlive::new().interval(heartbeat).text("alive")))
 }
 
 fn event(data: String) -> Result<Event, Infallible> {
@@ -174,17 +216,14 @@ pub struct Whole {
 /// The failure that ended it.
 pub async fn collect(mut reader: Reader) -> Result<Whole, Error> {
     let mut text = String::new();
-    while let Some(part) = reader.recv().await {
-        match part {
+    loop {
+        match reader.next().await {
             Part::Text(piece) => text.push_str(&piece),
             Part::Done(summary) => return Ok(Whole { text, summary }),
             Part::Failed(error) => return Err(error),
             Part::Queued { .. } | Part::Trimmed { .. } => {}
         }
     }
-    Err(Error::Internal(
-        "the answer ended without its last part".into(),
-    ))
 }
 
 /// Milliseconds with one decimal, as they are shown.

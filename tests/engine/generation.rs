@@ -12,12 +12,20 @@ fn four_streams_are_each_what_they_are_alone() {
     let bench = Bench::new(|_| {});
     let jobs = || (0..4).map(|i| job(None, prompt(i, 40 + 25 * i as usize), 60));
     let alone: Vec<_> = jobs().map(|job| bench.run(job).tokens).collect();
+    let steps = || bench.engine.status().totals.steps;
+    let before = steps();
     let together: Vec<_> = jobs().map(|job| bench.submit(job)).collect();
     let together: Vec<_> = together
         .into_iter()
         .map(|running| collect(running).tokens)
         .collect();
     assert_eq!(alone, together);
+    // One after the other they would take a step for every token, and more for their prompts.
+    let (steps, tokens) = (steps() - before, together.iter().flatten().count() as u64);
+    assert!(
+        steps * 2 < tokens,
+        "{steps} steps for {tokens} tokens in four streams"
+    );
     assert!(alone.iter().all(|tokens| tokens.len() > 5), "{alone:?}");
     assert_ne!(alone[0], alone[1]);
 }

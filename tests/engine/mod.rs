@@ -1,5 +1,6 @@
 //! The engine through its own trait: real llama.cpp on a tiny random model, and the scripted kind.
 
+mod cpu;
 mod faults;
 mod generation;
 mod scripted;

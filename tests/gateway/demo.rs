@@ -105,3 +105,26 @@ async fn a_running_answer_keeps_its_policies_while_others_get_new_ones() {
     assert!(generation(&before) < generation(&after), "{before} {after}");
     assert_eq!(before["tokens"], 6000, "not one token was lost: {before}");
 }
+
+#[tokio::test]
+async fn a_shutdown_lets_the_models_own_answers_end() {
+    let mut server = Server::start(&SETS).await;
+    let mut running = Vec::new();
+    for (session, tokens) in [("a", 300), ("bb", 400)] {
+        running.push((long(&server, session, tokens).await, tokens));
+    }
+    server.terminate();
+    server
+        .until("newcomers are sent away", async |s| {
+            let late = s.post("/chat", short("late")).await;
+            late.status() == 503 && late.headers().contains_key("retry-after")
+        })
+        .await;
+    for (stream, tokens) in running {
+        let frames = stream.rest().await;
+        assert_eq!(frames.last().unwrap()["finishReason"], "length");
+        assert_eq!(told(&frames).1["tokens"], tokens);
+    }
+    assert_eq!(server.ended().await, 0, "{}", server.log());
+    assert!(!server.log().contains("cut off"), "{}", server.log());
+}

@@ -185,13 +185,64 @@ async fn each_mistake_in_a_request_is_named() {
             .body(body)
             .send()
     };
-    assert_eq!(
-        raw("application/json", "{\"message\":")
-            .await
-            .unwrap()
-            .status(),
-        400
-    );
+    for (body, words) in [
+        (
+            "{\"message\":",
+            "the body is not valid JSON: EOF while parsing a value at line 1 column 11",
+        ),
+        (
+            "{\"message\": \"x\",}",
+            "the body is not valid JSON: trailing comma at line 1 column 17",
+        ),
+        (
+            "",
+            "the body is not valid JSON: EOF while parsing a value at line 1 column 0",
+        ),
+    ] {
+        let response = raw("application/json", body).await.unwrap();
+        assert_eq!(response.status(), 400, "{body}");
+        let error: Value = response.json().await.unwrap();
+        assert_eq!(error["error"]["message"], words, "{body}");
+        assert_eq!(error["error"]["code"], "malformed_body", "{body}");
+    }
+    // Without a length beforehand, the limit is found while the body comes.
+    let chunks = (0..50).map(|_| Ok::<_, std::io::Error>(" ".repeat(100)));
+    let chunked = server
+        .client
+        .post(format!("{}/chat", server.base))
+        .header("content-type", "application/json")
+        .body(reqwest::Body::wrap_stream(futures::stream::iter(chunks)))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(chunked.status(), 413);
+    let error: Value = chunked.json().await.unwrap();
+    assert_eq!(error["error"]["code"], "body_too_large");
+    // A path that is no text.
+    for (method, url) in [
+        ("GET", format!("{}/sessions/%FF", server.base)),
+        ("DELETE", format!("{}/sessions/%FF", server.base)),
+        (
+            "POST",
+            format!("{}/admin/policies/%FF/rollback", server.admin),
+        ),
+        (
+            "POST",
+            format!("{}/admin/policies/%FF/promote", server.admin),
+        ),
+    ] {
+        let request = server.client.request(method.parse().unwrap(), &url);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 400, "{url}");
+        let error: Value = response.json().await.unwrap();
+        let message = error["error"]["message"].as_str().unwrap();
+        let words = "is not UTF-8 behind its percent signs";
+        assert!(
+            message.starts_with("path: /") && message.ends_with(words),
+            "{message}"
+        );
+        assert_eq!(error["error"]["param"], "path", "{url}");
+    }
     assert_eq!(raw("text/plain", "{}").await.unwrap().status(), 415);
     let get = server
         .client
@@ -399,6 +450,16 @@ fn a_configuration_that_cannot_start_is_not_called_good() {
             "policies.trim.bundled: \"trimm\" is not a bundled policy, expected none or one of ",
         ),
         (
+            "policies.trim.config.no_such_key=1",
+            "policies.trim.config.no_such_key: unknown key, expected one of \"exchanges\", \
+             \"slack\" (the bundled policy trim-exchanges)",
+        ),
+        (
+            "policies.guard.bundled=filter-redact",
+            "policies.guard.bundled: it does not serve the guard hook (the bundled policy \
+             filter-redact)",
+        ),
+        (
             "server.max_body=0",
             "server.max_body: 0, expected a size such as \"1MiB\"",
         ),
@@ -444,9 +505,41 @@ fn the_configuration_can_be_checked_and_printed() {
         "stent 0.1.0",
         "commit ",
         "llama-cpp-2 0.1.160",
+        "llama.cpp ",
         "wasmtime 48.",
     ] {
         assert!(text.contains(part), "{text}");
+    }
+    // The commit that was built; a tarball has none.
+    let git = std::process::Command::new("git")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output();
+    if let Some(git) = git.ok().filter(|git| git.status.success()) {
+        let commit = String::from_utf8_lossy(&git.stdout).trim().to_owned();
+        assert!(text.contains(&format!("commit {commit},")), "{text}");
+    }
+}
+
+/// A door without a lock is warned of, wherever somebody looks.
+#[test]
+fn an_admin_address_that_others_can_reach_is_told() {
+    let said = |address: &str, arguments: &[&str]| {
+        let output = command()
+            .args(["serve", "--set", "log.format=human", "--admin", address])
+            .args(["--listen", &format!("127.0.0.1:{}", free_port())])
+            .args(arguments)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let open = format!("0.0.0.0:{}", free_port());
+    for arguments in [["--check-config"].as_slice(), &["--model", "/nowhere.gguf"]] {
+        let warning = format!("server.admin: {open} can be reached from other machines");
+        let said_open = said(&open, arguments);
+        assert!(said_open.contains(&warning), "{arguments:?}: {said_open}");
+        let said_closed = said(&format!("[::1]:{}", free_port()), arguments);
+        assert!(!said_closed.contains("server.admin"), "{said_closed}");
     }
 }
 

@@ -1,10 +1,13 @@
 //! The gateway as its clients see it: the real binary over real sockets.
 
 mod answers;
+mod attributes;
+mod clocks;
 mod connections;
 mod demo;
 mod input;
 mod load;
+mod policies;
 mod soak;
 mod swap;
 mod telling;

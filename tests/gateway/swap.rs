@@ -1,7 +1,11 @@
 //! Policies come and go while people are served.
 
-use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::policy::guest::{Guest, NO, keeper};
 use crate::support::server::{Frames, Server, bundled, told};
 
 const SLOW: [&str; 3] = [
@@ -51,6 +55,96 @@ async fn a_swap_during_a_stream_changes_only_what_comes_after() {
     let policy = live(&server, "trim").await;
     assert!(policy["file"].as_str().unwrap().ends_with("mine.wasm"));
     assert_eq!(policy["generation"], after["generation"]);
+}
+
+/// From the rename to the first answer that the new policies served, with the default settings. The
+/// best of three, because a machine that builds something else at the same time is slow.
+#[tokio::test]
+async fn new_requests_use_a_dropped_file_within_a_second() {
+    let server = Server::start(&["engine.kind=scripted", "cache.store=off"]).await;
+    let generation = async || {
+        let body = json!({ "message": "hello" });
+        let answer: Value = server.post("/chat", body).await.json().await.unwrap();
+        answer["stent"]["generation"].as_u64().unwrap()
+    };
+    let mut best = Duration::MAX;
+    for name in ["one", "two", "three"] {
+        let before = generation().await;
+        std::fs::write(server.policies().join(".tmp"), keeper(name)).unwrap();
+        let dropped = Instant::now();
+        std::fs::rename(
+            server.policies().join(".tmp"),
+            server.policies().join("mine.wasm"),
+        )
+        .unwrap();
+        while generation().await == before {
+            let waited = dropped.elapsed();
+            assert!(waited < Duration::from_secs(20), "{name}: {}", server.log());
+        }
+        best = best.min(dropped.elapsed());
+        let serving = live(&server, "trim").await;
+        assert_eq!(serving["name"], name, "{}", server.log());
+    }
+    assert!(best < Duration::from_secs(1), "it took {best:?}");
+}
+
+/// The list tells everything about what serves, and about what does not, why.
+#[tokio::test]
+async fn the_list_tells_what_serves_and_what_does_not() {
+    let server = Server::start(&["engine.kind=scripted"]).await;
+    let built_in = live(&server, "trim").await;
+    let bytes = bundled("trim-exchanges");
+    let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    assert_eq!(built_in["name"], "trim-exchanges");
+    assert_eq!(built_in["sha256"], sha256(&bytes));
+    assert_eq!(
+        (&built_in["file"], &built_in["revision"]),
+        (&Value::Null, &json!(0))
+    );
+
+    let guest = keeper("mine");
+    std::fs::write(server.policies().join("mine.wasm"), &guest).unwrap();
+    let refusing = Guest::guard("bad", "(unreachable)").self_test(NO).core();
+    std::fs::write(server.policies().join("bad.wasm"), &refusing).unwrap();
+    let entry = async |s: &Server, state: &str, file: &str| {
+        let list = s.admin("/admin/policies").await;
+        let mut list = list.as_array().unwrap().iter();
+        let there = |p: &&Value| {
+            p["state"] == state && p["file"].as_str().is_some_and(|f| f.ends_with(file))
+        };
+        list.find(there).cloned()
+    };
+    server
+        .until("both files are decided about", async |s| {
+            entry(s, "live", "mine.wasm").await.is_some()
+                && entry(s, "rejected", "bad.wasm").await.is_some()
+        })
+        .await;
+    let serving = entry(&server, "live", "mine.wasm").await.unwrap();
+    let answer = server.chat("hello", "s").await;
+    let file = server.policies().join("mine.wasm").display().to_string();
+    for (field, expected) in [
+        ("hook", json!("trim")),
+        ("name", json!("mine")),
+        ("version", json!("1.0.0")),
+        ("sha256", json!(sha256(&guest))),
+        ("revision", json!(1)),
+        ("generation", answer["stent"]["generation"].clone()),
+        ("file", json!(file)),
+        ("stage", Value::Null),
+        ("reason", Value::Null),
+    ] {
+        assert_eq!(serving[field], expected, "{field}: {serving}");
+    }
+    let rejected = entry(&server, "rejected", "bad.wasm").await.unwrap();
+    for (field, expected) in [
+        ("hook", json!("guard")),
+        ("sha256", json!(sha256(&refusing))),
+        ("stage", json!("self-test")),
+        ("reason", json!("it reported: it will not do")),
+    ] {
+        assert_eq!(rejected[field], expected, "{field}: {rejected}");
+    }
 }
 
 #[tokio::test]

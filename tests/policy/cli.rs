@@ -195,7 +195,7 @@ fn check_tells_an_author_what_is_wrong() {
             Guest::trimmer("t", "(i32.const 1024)")
                 .importing(wasi)
                 .core(),
-            "componentize: cannot become",
+            "componentize: imports fd_write of wasi_snapshot_preview1, and a policy may import only",
             "wit-bindgen",
         ),
         (

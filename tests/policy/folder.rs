@@ -104,7 +104,7 @@ async fn broken_files_change_nothing_and_say_why() {
                 .importing(clock)
                 .core(),
             "componentize",
-            "cannot become a component",
+            "imports clock of env, and a policy may import only types, request, host of",
         ),
         (
             "version.wasm",

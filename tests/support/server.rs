@@ -36,7 +36,8 @@ impl Server {
         server
     }
 
-    /// Does not wait; `prepare` is given the policies folder before the server sees it.
+    /// Does not wait; `prepare` is given the policies folder before the server sees it. A
+    /// `stent.toml` that it puts beside the folder is the configuration file.
     pub fn launch(sets: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         stent::tls::install();
         let folder = tempfile::tempdir().unwrap();
@@ -55,8 +56,12 @@ impl Server {
             .arg(folder.path().join("data"))
             .arg("--model")
             .arg(demo_model())
-            .args(["--set", "engine.n_ctx=2048", "--set", "engine.mlock=false"])
-            .args(["--set", "policies.rescan=200ms"]);
+            .args(["--set", "engine.n_ctx=2048", "--set", "engine.mlock=false"]);
+        // What is longer than an argument may be.
+        let file = folder.path().join("stent.toml");
+        if file.exists() {
+            command.arg("--config").arg(file);
+        }
         for set in sets {
             command.args(["--set", set]);
         }

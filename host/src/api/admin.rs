@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
-use super::App;
+use super::{App, Name};
 use crate::error::Error;
 use crate::metrics::CONTENT_TYPE;
 use crate::policy::{Hook, PolicyError};
@@ -57,15 +57,12 @@ async fn reload(State(app): State<Arc<App>>) -> Result<Response, Error> {
     Ok(Json(app.gateway.policies.reload().await.map_err(change)?).into_response())
 }
 
-async fn rollback(
-    State(app): State<Arc<App>>,
-    Path(hook): Path<String>,
-) -> Result<Response, Error> {
+async fn rollback(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
     Ok(Json(app.gateway.policies.rollback(hook).await.map_err(change)?).into_response())
 }
 
-async fn promote(State(app): State<Arc<App>>, Path(hook): Path<String>) -> Result<Response, Error> {
+async fn promote(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
     Ok(Json(app.gateway.policies.promote(hook).await.map_err(change)?).into_response())
 }

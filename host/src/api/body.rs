@@ -1,5 +1,7 @@
 //! Reading a JSON body, with errors that name the field.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
@@ -10,15 +12,24 @@ use crate::types::wording;
 /// What a body must be.
 const OBJECT: &str = "a JSON object";
 
+/// What a body may be and take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub bytes: usize,
+    pub time: Duration,
+}
+
 /// Reads and checks a body.
 ///
 /// # Errors
-/// 415 for another media type, 413 for too much, 400 that names the field for the rest.
+/// 415 for another media type, 413 for too much, 408 for one that does not end, 400 that names the
+/// field for the rest.
 pub async fn read<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
-    limit: usize,
+    limits: Limits,
 ) -> Result<T, Error> {
+    let limit = limits.bytes;
     let media = headers
         .get(header::CONTENT_TYPE)
         .map_or("", |v| v.to_str().unwrap_or("?"));
@@ -34,7 +45,9 @@ pub async fn read<T: DeserializeOwned>(
     if declared.is_some_and(|bytes: usize| bytes > limit) {
         return Err(Error::TooLarge { limit });
     }
-    let bytes = to_bytes(body, limit).await.map_err(|error| {
+    let read = tokio::time::timeout(limits.time, to_bytes(body, limit)).await;
+    let read = read.map_err(|_| Error::SlowBody { limit: limits.time })?;
+    let bytes = read.map_err(|error| {
         let too_large = std::error::Error::source(&error)
             .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
         if too_large {

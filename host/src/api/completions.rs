@@ -195,6 +195,7 @@ impl Request {
                 Some(_) => "max_completion_tokens",
                 None => "max_tokens",
             },
+            attributes: Vec::new(),
             streaming,
             span,
             route: ROUTE,
@@ -206,7 +207,7 @@ impl Request {
 const ROUTE: &str = "/v1/chat/completions";
 
 pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
-    let read = body::read::<Request>(&headers, body, app.max_body).await;
+    let read = body::read::<Request>(&headers, body, app.bodies).await;
     let streaming = read.as_ref().is_ok_and(|r| r.stream.unwrap_or(false));
     let usage = read.as_ref().is_ok_and(|r| {
         r.stream_options
@@ -221,7 +222,13 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
         async |answer, span| {
             let Answer { head, parts } = answer;
             if streaming {
-                return Ok(stream::sse(head, parts, openai::Chunks { usage }, span));
+                return Ok(stream::sse(
+                    head,
+                    parts,
+                    openai::Chunks { usage },
+                    app.heartbeat,
+                    span,
+                ));
             }
             let whole = stream::collect(parts).await?;
             Ok(Json(openai::document(&head, &whole)).into_response())

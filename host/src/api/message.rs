@@ -93,6 +93,7 @@ impl Request {
                 stop: self.stop.into_vec(),
             },
             max_tokens_field: "max_tokens",
+            attributes: Vec::new(),
             streaming,
             span,
             route,
@@ -103,7 +104,7 @@ impl Request {
 
 pub async fn stream(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
     const ROUTE: &str = "/chat/stream";
-    let read = body::read::<Request>(&headers, body, app.max_body).await;
+    let read = body::read::<Request>(&headers, body, app.bodies).await;
     serve(
         &app,
         ROUTE,
@@ -111,7 +112,7 @@ pub async fn stream(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
         |span| read?.ask(ROUTE, true, span),
         async |answer, span| {
             let Answer { head, parts } = answer;
-            let mut response = stream::sse(head, parts, ui::Ui::default(), span);
+            let mut response = stream::sse(head, parts, ui::Ui::default(), app.heartbeat, span);
             response
                 .headers_mut()
                 .insert(ui::HEADER.0, HeaderValue::from_static(ui::HEADER.1));
@@ -123,7 +124,7 @@ pub async fn stream(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
 
 pub async fn whole(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
     const ROUTE: &str = "/chat";
-    let read = body::read::<Request>(&headers, body, app.max_body).await;
+    let read = body::read::<Request>(&headers, body, app.bodies).await;
     serve(
         &app,
         ROUTE,

@@ -36,12 +36,14 @@ fn nothing_that_matters_is_left_out_of_the_key() {
     let (first, second) = (sampling(1), sampling(2));
     let mut warm = sampling(1);
     warm.temperature = 0.8;
+    let plan = [("plan".to_owned(), "gold".to_owned())];
     let stop = ["\n".to_owned()];
     let (joined, split) = (["ab".to_owned()], ["a".to_owned(), "b".to_owned()]);
     let base = Identity {
         audience: Audience::Session(&a, &s),
         model: "m",
         policies: "p",
+        attributes: &[],
         sampling: &first,
         seeded: true,
         max_tokens: 5,
@@ -66,6 +68,10 @@ fn nothing_that_matters_is_left_out_of_the_key() {
             ..base
         },
         Identity { model: "n", ..base },
+        Identity {
+            attributes: &plan,
+            ..base
+        },
         Identity {
             policies: "q",
             ..base

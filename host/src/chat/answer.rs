@@ -43,7 +43,7 @@ async fn at_once(
     outcome: Outcome,
 ) -> Result<Answer, Error> {
     let head = head(&turn)?;
-    let (parts, reader) = stream::channel();
+    let (parts, reader) = stream::channel(turn.gateway.reader_timeout);
     history::remember(&mut turn, text, tokens, None).await?;
     summary.ttft = Some(turn.elapsed());
     spans::event(&turn.ask.span, "first_byte", &[]);
@@ -73,7 +73,7 @@ pub fn generate(
     run: Passenger,
 ) -> Result<Answer, Error> {
     let head = head(&turn)?;
-    let (parts, reader) = stream::channel();
+    let (parts, reader) = stream::channel(turn.gateway.reader_timeout);
     let answers = turn.gateway.answers.clone();
     let writer = Writer {
         text: String::new(),

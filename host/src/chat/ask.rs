@@ -19,6 +19,8 @@ pub struct Ask {
     pub params: Params,
     /// What the client calls `params.max_tokens`.
     pub max_tokens_field: &'static str,
+    /// What the operator tells policies about the request, by name.
+    pub attributes: Vec<(String, String)>,
     /// Whether the client reads the answer as it is produced.
     pub streaming: bool,
     /// The server span.

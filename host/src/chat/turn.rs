@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::{Ask, Gateway};
 use crate::cache::{Audience, Basis as CacheBasis, Cached, Identity, Key};
 use crate::error::Error;
-use crate::policy::{self, CacheKey, Facts, Layout, Lookup, Prompt, Scope, Snapshot, Trimmed};
+use crate::policy::{
+    self, CacheKey, Denied, Facts, Layout, Lookup, Prompt, Scope, Snapshot, Trimmed,
+};
 use crate::session::Session;
 use crate::trace::spans;
 use crate::types::{Message, Role, Sampling, SessionKey, Special, Token};
@@ -40,7 +42,7 @@ pub fn facts(gateway: &Gateway, ask: &Ask) -> Facts {
         context: gateway.engine.model().n_ctx,
         reserved_output: max_tokens(gateway, ask),
         streaming: ask.streaming,
-        attributes: Vec::new(),
+        attributes: ask.attributes.clone(),
     }
 }
 
@@ -189,19 +191,30 @@ impl Turn {
                 ),
             ));
         }
-        let field = if self.ask.route.starts_with("/v1") {
-            "messages"
-        } else {
-            "message"
-        };
         Err(Error::invalid(
-            field,
+            self.field(),
             format!(
                 "needs {fixed} tokens, at most {room} fit: the context is {context} and {} are \
                  kept for the answer (max_tokens)",
                 self.max_tokens
             ),
         ))
+    }
+
+    /// The body's field with the new message.
+    fn field(&self) -> &'static str {
+        match self.ask.route.starts_with("/v1") {
+            true => "messages",
+            false => "message",
+        }
+    }
+
+    /// A policy's refusal, about the field that the client sent.
+    pub fn denied(&self, denied: Denied) -> Error {
+        match denied {
+            Denied::TooLong { .. } => Error::invalid(self.field(), denied.to_string()),
+            denied => denied.into(),
+        }
     }
 
     /// Says on the request's span that history was left out.
@@ -280,6 +293,7 @@ impl Turn {
             audience,
             model: &self.gateway.engine.model().fingerprint,
             policies: self.policies.identity(),
+            attributes: &self.ask.attributes,
             sampling: &self.sampling,
             seeded: matches!(basis, CacheBasis::Prompt(_)),
             max_tokens: self.max_tokens,

@@ -1,6 +1,8 @@
 //! `STENT_*` variables: which of them are keys, which belong to somebody else, and which are
 //! probably a slip.
 
+use std::path::PathBuf;
+
 use toml::{Table, Value};
 
 use super::Config;
@@ -22,7 +24,7 @@ const TESTS: &str = "STENT_TEST_";
 /// `STENT_ENGINE_N_CTX=4096` is `engine.n_ctx`; deeper tables are written with two underscores,
 /// `STENT_POLICIES__TRIM__FAIL=closed`.
 pub(super) fn read(vars: impl Iterator<Item = (String, String)>) -> (Vec<Override>, Vec<String>) {
-    let defaults = Table::try_from(Config::default()).unwrap_or_default();
+    let known = known();
     let (mut found, mut warnings) = (Vec::new(), Vec::new());
     for (name, text) in vars {
         let Some(key) = name.strip_prefix("STENT_") else {
@@ -32,15 +34,16 @@ pub(super) fn read(vars: impl Iterator<Item = (String, String)>) -> (Vec<Overrid
         if others || is_service_link(&name, &text) {
             continue;
         }
-        match path(&key.to_ascii_lowercase()).filter(|path| defaults.contains_key(&path[0])) {
+        match path(&key.to_ascii_lowercase()).filter(|path| known.contains_key(&path[0])) {
             Some(path) => found.push(Override {
                 origin: format!("environment variable {name}"),
                 path,
                 value: value(&text),
+                text,
             }),
             None => warnings.push(format!(
                 "environment variable {name} sets nothing: {}",
-                suggestion(key, &defaults)
+                suggestion(key, &known)
             )),
         }
     }
@@ -79,6 +82,24 @@ fn is_service_link(name: &str, text: &str) -> bool {
             .any(|(at, found)| port(&name[at + found.len()..]))
         // STENT_PORT=9000 was written by a person, STENT_PORT=tcp://10.0.0.1:8000 was not.
         || name.ends_with("_PORT") && text.contains("://")
+}
+
+/// All keys: the printed ones, and those that have no default.
+pub(super) fn known() -> Table {
+    let mut config = Config::default();
+    let policies = &mut config.policies;
+    for hook in [
+        &mut policies.guard,
+        &mut policies.trim,
+        &mut policies.prompt,
+        &mut policies.cache,
+        &mut policies.filter,
+    ] {
+        hook.bundled = Some(String::new());
+        hook.pin = Some(String::new());
+        hook.cases = Some(PathBuf::new());
+    }
+    Table::try_from(config).unwrap_or_default()
 }
 
 /// The known key that the variable is nearest to: by its whole name, or by its last part where

@@ -25,6 +25,8 @@ pub(super) struct Override {
     pub origin: String,
     pub path: Vec<String>,
     pub value: Value,
+    /// As it was given.
+    pub text: String,
 }
 
 impl Overrides {
@@ -60,6 +62,7 @@ impl Overrides {
             origin,
             path,
             value: value(text),
+            text: text.to_owned(),
         });
         Ok(())
     }
@@ -70,6 +73,7 @@ impl Overrides {
             origin: format!("{flag} {text}"),
             path: vec![section.to_owned(), key.to_owned()],
             value: Value::String(text.to_owned()),
+            text: text.to_owned(),
         });
     }
 }
@@ -126,19 +130,12 @@ pub(super) fn overlay(table: &mut Table, overrides: &Overrides) -> Result<Config
         };
         insert(table, &over.path, over.value.clone()).map_err(wrong)?;
         config = read(table).or_else(|first| {
-            // `--listen 8000` reads as a number where a text is meant, and the other way round.
-            insert(table, &over.path, Value::String(plain(&over.value))).map_err(wrong)?;
+            // A pin or a path may read as a number where a text is meant.
+            insert(table, &over.path, Value::String(over.text.clone())).map_err(wrong)?;
             read(table).map_err(|_| wrong(first))
         })?;
     }
     Ok(config)
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 fn insert(table: &mut Table, path: &[String], value: Value) -> Result<(), String> {

@@ -54,7 +54,7 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     };
     match lock {
         Lock::Failed { .. } => tracing::warn!("{lock}"),
-        Lock::NotAsked | Lock::Locked { .. } => tracing::info!("{lock}"),
+        _ => tracing::info!("{lock}"),
     }
     if let Some(trained) = header.context
         && trained < u64::from(settings.n_ctx)
@@ -75,10 +75,7 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
             model: Arc::clone(&model),
         }),
         stall_after: settings.stall_after,
-        locked_bytes: match lock {
-            Lock::Locked { bytes, .. } => bytes,
-            Lock::NotAsked | Lock::Failed { .. } => 0,
-        },
+        locked_bytes: lock.bytes(),
         limits: limits.clone(),
     };
     let path = settings.model.display().to_string();

@@ -13,6 +13,11 @@ pub enum Lock {
         bytes: u64,
         model: u64,
     },
+    /// No lock was refused, and yet there is less locked than the model is large.
+    Partly {
+        locked: u64,
+        model: u64,
+    },
     Failed {
         locked: u64,
         wanted: u64,
@@ -30,10 +35,28 @@ pub fn judge(wanted: u64, before: u64, after: u64, refused: bool, limit: Option<
             wanted,
             limit,
         }
+    } else if locked + SLACK < wanted {
+        Lock::Partly {
+            locked,
+            model: wanted,
+        }
     } else {
         Lock::Locked {
             bytes: locked,
             model: wanted,
+        }
+    }
+}
+
+/// The kernel counts whole pages of every piece, and the file's size is not quite the tensors'.
+const SLACK: u64 = 1 << 20;
+
+impl Lock {
+    /// What is locked for sure.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Locked { bytes: locked, .. } | Self::Partly { locked, .. } => locked,
+            Self::NotAsked | Self::Failed { .. } => 0,
         }
     }
 }
@@ -76,19 +99,20 @@ impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Lock::NotAsked => write!(f, "engine.mlock is off: the model may be swapped out"),
-            Lock::Locked { bytes, model } => {
-                write!(
-                    f,
-                    "{} of the model's {} MiB are locked in RAM",
-                    bytes >> 20,
-                    model >> 20
-                )?;
-                if bytes + model / 16 < model {
-                    // Such copies live in ordinary memory, which mlock does not cover.
-                    write!(f, "; the rest is stored anew in a form that suits the CPU")?;
-                }
-                Ok(())
-            }
+            Lock::Locked { bytes, model } => write!(
+                f,
+                "{} of the model's {} MiB are locked in RAM",
+                bytes >> 20,
+                model >> 20
+            ),
+            Lock::Partly { locked, model } => write!(
+                f,
+                "{} of the model's {} MiB are locked in RAM, {} MiB are not: they are copies in a \
+                 form that suits the CPU, in memory that engine.mlock does not cover",
+                locked >> 20,
+                model >> 20,
+                (model - locked) >> 20
+            ),
             Lock::Failed {
                 locked,
                 wanted,
@@ -131,6 +155,11 @@ mod tests {
             judge(4000, 100, 100, false, None),
             Lock::Failed { .. }
         ));
+        assert_eq!(
+            judge(4000 << 20, 0, 1500 << 20, false, None).to_string(),
+            "1500 of the model's 4000 MiB are locked in RAM, 2500 MiB are not: they are copies in a \
+             form that suits the CPU, in memory that engine.mlock does not cover"
+        );
         let failed = judge(4 << 20, 0, 64 << 10, true, Some(64 << 10));
         assert_eq!(
             failed.to_string(),

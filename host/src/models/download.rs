@@ -334,11 +334,15 @@ fn remove(path: &Path) -> Result<(), ModelError> {
     }
 }
 
+const TEMPLATE: &str =
+    "{bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} {wide_msg}";
+
 /// Drawn on a terminal, silent elsewhere.
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} {wide_msg}",
-    );
     // The template is fixed and drawn by a test; the default style would do as well.
+    let style = ProgressStyle::with_template(TEMPLATE);
     ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
+
+#[cfg(test)]
+mod tests;

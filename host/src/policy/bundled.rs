@@ -1,5 +1,8 @@
 //! The policies that come inside the program.
 
+use super::policies::PolicyError;
+use super::settings::Settings;
+use super::stage::{Rejection, Stage};
 use super::types::Hook;
 
 include!(concat!(env!("OUT_DIR"), "/bundled.rs"));
@@ -12,6 +15,51 @@ pub(super) fn default(hook: Hook) -> &'static str {
         Hook::Trim => "trim-exchanges",
         Hook::Cache => "cache-exact",
         Hook::Guard | Hook::Filter => "none",
+    }
+}
+
+/// Name and bytes of the policy that the settings choose; `None` where native code serves.
+pub(super) fn chosen(
+    settings: &Settings,
+    hook: Hook,
+) -> Result<Option<(&str, &'static [u8])>, PolicyError> {
+    let chosen = settings.hook(hook).bundled.as_deref();
+    let name = chosen.unwrap_or_else(|| default(hook));
+    if name == "none" {
+        return Ok(None);
+    }
+    match source(name) {
+        Ok(bytes) => Ok(Some((name, bytes))),
+        Err(reason) => Err(PolicyError::Settings(format!(
+            "policies.{hook}.bundled: {reason}"
+        ))),
+    }
+}
+
+/// The policy was chosen for a hook that it does not serve.
+pub(super) fn elsewhere(hook: Hook, name: &str) -> PolicyError {
+    PolicyError::Bundled {
+        key: format!("policies.{hook}.bundled"),
+        name: name.to_owned(),
+        reason: format!("it does not serve the {hook} hook"),
+    }
+}
+
+/// The policy did not pass a stage. What it says of `config.KEY` is said of the whole key.
+pub(super) fn unfit(hook: Hook, name: &str, rejection: &Rejection) -> PolicyError {
+    let config = format!("policies.{hook}.config");
+    let said = rejection.reason.strip_prefix("it reported: config");
+    let (key, reason) = match said
+        .filter(|_| rejection.stage == Stage::Configure)
+        .and_then(|said| said.split_once(": "))
+    {
+        Some((below, problem)) => (format!("{config}{below}"), problem.to_owned()),
+        None => (config, format!("it cannot serve: {rejection}")),
+    };
+    PolicyError::Bundled {
+        key,
+        name: name.to_owned(),
+        reason,
     }
 }
 

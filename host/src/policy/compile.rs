@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -303,11 +303,19 @@ fn child(
 fn limit(resource: Resource, value: u64) -> io::Result<()> {
     Ok(setrlimit(
         resource,
-        Rlimit {
-            current: Some(value),
-            maximum: None,
-        },
+        bounds(resource, value, getrlimit(resource).maximum),
     )?)
+}
+
+/// Only a privileged process may go above the hard limit that it was started with. That on
+/// processor time lies a second higher than asked for: reached, it says no more than SIGKILL.
+fn bounds(resource: Resource, value: u64, hard: Option<u64>) -> Rlimit {
+    let within = |value: u64| Some(hard.map_or(value, |hard| value.min(hard)));
+    let grace = u64::from(resource == Resource::Cpu);
+    Rlimit {
+        current: within(value),
+        maximum: within(value.saturating_add(grace)),
+    }
 }
 
 /// Inspects and compiles; the output appears whole or not at all.
@@ -322,4 +330,33 @@ fn precompile(engine: &Engine, source: &[u8], output: &Path) -> Result<Vec<Hook>
         .and_then(|()| fs::rename(&half, output))
         .map_err(|e| Stage::Compile.reject(format!("its code could not be written: {e}")))?;
     Ok(inspected.hooks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_stay_below_those_of_whoever_started_the_gateway() {
+        let of = |resource, value, hard| {
+            let Rlimit { current, maximum } = bounds(resource, value, hard);
+            (current, maximum)
+        };
+        assert_eq!(of(Resource::As, 9, None), (Some(9), Some(9)));
+        assert_eq!(of(Resource::As, 9, Some(5)), (Some(5), Some(5)));
+        assert_eq!(of(Resource::Cpu, 9, None), (Some(9), Some(10)));
+        assert_eq!(of(Resource::Cpu, 9, Some(9)), (Some(9), Some(9)));
+        assert_eq!(of(Resource::Core, 0, Some(0)), (Some(0), Some(0)));
+    }
+
+    #[test]
+    fn the_child_may_set_its_limits_again_and_only_lower_them() -> io::Result<()> {
+        // As a process without privileges would be told: what is set stays settable.
+        limit(Resource::Core, 0)?;
+        limit(Resource::Core, 0)?;
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        limit(Resource::Core, 7)?;
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        Ok(())
+    }
 }

@@ -60,7 +60,7 @@ impl RunError {
                 limit: super::runtime::WASM_STACK,
             },
             Some(trap) => Self::Trap(trap.to_string()),
-            None => Self::BadResult(error.root_cause().to_string()),
+            None => Self::BadResult(in_our_words(&error.root_cause().to_string())),
         }
     }
 
@@ -75,5 +75,13 @@ impl RunError {
             Self::Refused(_) => "refused",
             Self::Exhausted { .. } => "exhausted",
         }
+    }
+}
+
+/// What the runtime counts as fuel of a call has a key of its own here.
+fn in_our_words(cause: &str) -> String {
+    match cause.contains("fuel allocated for hostcalls") {
+        true => "it hands over more at once than policies.limits.result_bytes allows".into(),
+        false => cause.to_owned(),
     }
 }

@@ -60,9 +60,7 @@ fn component(bytes: &[u8]) -> Result<Vec<u8>, Rejection> {
                 .validate(true)
                 .module(bytes)
                 .and_then(|mut encoder| encoder.encode());
-            encoded.map_err(|e| {
-                Stage::Componentize.reject(format!("cannot become a component: {e:#}"))
-            })
+            encoded.map_err(|e| Stage::Componentize.reject(unfit(bytes, &e)))
         }
         [] => Err(truncated(
             "is empty, expected a WebAssembly component or module",
@@ -75,6 +73,40 @@ fn component(bytes: &[u8]) -> Result<Vec<u8>, Rejection> {
             hex::encode(&bytes[..bytes.len().min(4)])
         ))),
     }
+}
+
+/// Why a core module cannot become a component. Mostly it imports what nobody offers, and says so
+/// in words of its own.
+fn unfit(module: &[u8], error: &anyhow::Error) -> String {
+    let package = PACKAGE.trim_end_matches('/');
+    let foreign = core_imports(module).find(|(module, _)| {
+        let offered = of_package(module).is_some_and(|(name, _)| OFFERED.contains(&name));
+        // A module that owns a resource imports its making and dropping.
+        !offered && !module.starts_with("[export]")
+    });
+    match foreign {
+        Some((module, name)) => format!(
+            "imports {name} of {module}, and a policy may import only {} of {package}@{VERSION}",
+            OFFERED.join(", ")
+        ),
+        None => format!(
+            "cannot become a component: {}, expected a module built for a world of \
+             {package}@{VERSION}",
+            error.root_cause()
+        ),
+    }
+}
+
+fn core_imports(module: &[u8]) -> impl Iterator<Item = (&str, &str)> {
+    let sections = Parser::new(0).parse_all(module).filter_map(Result::ok);
+    sections
+        .filter_map(|payload| match payload {
+            Payload::ImportSection(section) => Some(section.into_imports()),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|import| (import.module, import.name))
 }
 
 /// Names of the outermost imports and exports.

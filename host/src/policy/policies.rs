@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use super::attributes;
 use super::compile::Compiler;
 use super::generation::{Gauge, Generation, Origin};
 use super::history::{self, Change, Entry, History};
@@ -46,9 +47,10 @@ pub enum PolicyError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("the bundled {hook} policy {name} cannot serve: {reason}")]
+    /// `key` is the place of the configuration that has to change.
+    #[error("{key}: {reason} (the bundled policy {name})")]
     Bundled {
-        hook: Hook,
+        key: String,
         name: String,
         reason: String,
     },
@@ -170,6 +172,14 @@ impl Policies {
             span,
             self.core.shared.clone(),
         )
+    }
+
+    /// What the operator tells policies about a request with these headers.
+    pub fn attributes<'a>(
+        &self,
+        header: impl Fn(&str) -> Option<&'a str>,
+    ) -> Vec<(String, String)> {
+        attributes::read(&self.core.shared.settings.attributes, header)
     }
 
     pub fn generation(&self) -> u64 {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::attributes::{self, Attributes};
 use super::bundled;
+use super::signature;
 use super::types::{Hook, Scope};
 use crate::types::{place, units};
 
@@ -20,7 +22,8 @@ pub struct Settings {
     pub keep: usize,
     /// Ed25519 public keys (64 hex digits). When there are any, each file needs `NAME.wasm.sig`.
     pub trusted_keys: Vec<String>,
-    /// Look at the folder every `rescan` only, for file systems that raise no events (NFS).
+    /// Look at the folder every `rescan`, every second at the latest, instead of waiting for
+    /// events: for file systems that raise none (NFS).
     pub poll: bool,
     /// How often the whole folder is looked at, events or not.
     #[serde(with = "units::duration")]
@@ -39,6 +42,8 @@ pub struct Settings {
     /// Recording ends when the file has this many bytes.
     #[serde(with = "units::bytes")]
     pub record_max_bytes: u64,
+    /// What policies are told about a request: a fixed text, or a trusted header's.
+    pub attributes: Attributes,
     pub limits: Limits,
     pub breaker: Breaker,
     pub guard: HookSettings,
@@ -165,6 +170,19 @@ impl Settings {
                 "policies.trusted_keys: {key:?} is not an ed25519 public key of 64 hex digits"
             ));
         }
+        attributes::check(&self.attributes)?;
+        if let Some(key) = self.trusted_keys.iter().find(|key| !signature::is_key(key)) {
+            return Err(format!(
+                "policies.trusted_keys: {key:?} is no point of the curve that can verify a \
+                 signature, expected a public key as `stent policy keygen` prints it"
+            ));
+        }
+        if self.keep < 2 {
+            return Err(format!(
+                "policies.keep: {}, expected at least 2: what serves, and what a rollback goes back to",
+                self.keep
+            ));
+        }
         if !(1..=100).contains(&self.low_water) {
             return Err(format!(
                 "policies.low_water: {}, expected 1 to 100",
@@ -215,6 +233,7 @@ impl Default for Settings {
             low_water: 75,
             record: PathBuf::new(),
             record_max_bytes: 64 << 20,
+            attributes: Attributes::new(),
             limits: Limits::default(),
             breaker: Breaker::default(),
             guard: HookSettings::default(),

@@ -8,6 +8,13 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use super::folder::beside;
 use super::stage::{Rejection, Stage};
 
+/// Whether these are the hex digits of a key that can verify anything.
+pub(super) fn is_key(text: &str) -> bool {
+    let mut raw = [0; 32];
+    hex::decode_to_slice(text, &mut raw).is_ok()
+        && VerifyingKey::from_bytes(&raw).is_ok_and(|key| !key.is_weak())
+}
+
 /// Accepts the file if one of the trusted keys signed exactly these bytes.
 pub(super) fn verify(path: &Path, bytes: &[u8], trusted: &[String]) -> Result<(), Rejection> {
     if trusted.is_empty() {

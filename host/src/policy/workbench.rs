@@ -24,7 +24,7 @@ use super::settings::{Limits, Settings};
 use super::stage::{Rejection, Stage};
 use super::stages::{Asked, Shared};
 use super::types::{CallFacts, Facts, Hook, Observer};
-use super::{checks, history, native, signature};
+use super::{bundled, checks, history, native, signature};
 use crate::types::Tokenizer;
 
 /// Engine, limits and tokenizer as in a gateway. Blocks: use it outside of an async runtime.
@@ -117,6 +117,45 @@ impl Workbench {
         self.build(&bytes, path, passed)
     }
 
+    /// Tries the bundled policies with the operator's config, as a start does.
+    ///
+    /// # Errors
+    /// What would keep the gateway from starting.
+    pub fn bundled(&self) -> Result<(), PolicyError> {
+        let (settings, engine) = (&self.shared.settings, &self.runtime.engine);
+        for hook in Hook::ALL {
+            let Some((name, source)) = bundled::chosen(settings, hook)? else {
+                continue;
+            };
+            let compiled = self
+                .compiler
+                .compile_trusted(engine, source, &digest(source))
+                .map_err(|r| bundled::unfit(hook, name, &r))?;
+            if !compiled.hooks.contains(&hook) {
+                return Err(bundled::elsewhere(hook, name));
+            }
+            let config = serde_json::Value::Object(settings.hook(hook).config.clone());
+            self.bench()
+                .probe(
+                    &mut Way::untraced(),
+                    &compiled.component,
+                    hook,
+                    config.to_string(),
+                )
+                .map_err(|r| bundled::unfit(hook, name, &r))?;
+        }
+        Ok(())
+    }
+
+    fn bench(&self) -> Bench<'_> {
+        Bench {
+            runtime: &self.runtime,
+            crew: &self.crew,
+            tokenizer: &self.shared.tokenizer,
+            limits: &self.limits,
+        }
+    }
+
     /// All stages with the operator's conditions: signature, pin, golden cases, one file for one
     /// hook. `data` is the gateway's data folder; it is only read.
     ///
@@ -199,12 +238,7 @@ impl Workbench {
         let exports: Vec<_> = compiled.hooks.iter().map(named).collect();
         passed(Stage::Contract, format!("exports {}", exports.join(", ")));
         passed(Stage::Compile, format!("in {took} ms"));
-        let bench = Bench {
-            runtime: &self.runtime,
-            crew: &self.crew,
-            tokenizer: &self.shared.tokenizer,
-            limits: &self.limits,
-        };
+        let bench = self.bench();
         let (mut served, mut revisions) = (Vec::new(), Vec::new());
         let mut way = Way::untraced();
         for &hook in &compiled.hooks {

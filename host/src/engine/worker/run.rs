@@ -146,6 +146,10 @@ impl Worker<'_> {
             }
         }
         self.tell_positions(now);
+        if !plan.started.is_empty() {
+            // A first piece of a prompt can take seconds.
+            self.publish();
+        }
         if !self.apply(&plan) {
             return true;
         }

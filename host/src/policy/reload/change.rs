@@ -367,17 +367,9 @@ impl Reconciler {
     /// from starting: serving something else than configured would be a surprise.
     pub(super) fn load_builtin(&mut self) -> Result<(), PolicyError> {
         for hook in Hook::ALL {
-            let chosen = self.settings.hook(hook).bundled.clone();
-            let name = chosen
-                .as_deref()
-                .unwrap_or_else(|| bundled::default(hook))
-                .to_owned();
-            if name == "none" {
+            let Some((name, source)) = bundled::chosen(&self.settings, hook)? else {
                 continue;
-            }
-            let source = bundled::source(&name).map_err(|reason| {
-                PolicyError::Settings(format!("policies.{hook}.bundled: {reason}"))
-            })?;
+            };
             let sha256 = digest(source);
             let engine = &self.core.runtime.engine;
             let loaded = self.core.compiler.compile_trusted(engine, source, &sha256);
@@ -387,14 +379,8 @@ impl Reconciler {
             });
             match revision.map(|mut found| found.pop()) {
                 Ok(Some(revision)) => self.builtin[hook as usize] = revision,
-                Ok(None) => {
-                    let reason = format!("it does not serve the {hook} hook");
-                    return Err(PolicyError::Bundled { hook, name, reason });
-                }
-                Err(rejection) => {
-                    let reason = rejection.to_string();
-                    return Err(PolicyError::Bundled { hook, name, reason });
-                }
+                Ok(None) => return Err(bundled::elsewhere(hook, name)),
+                Err(rejection) => return Err(bundled::unfit(hook, name, &rejection)),
             }
         }
         let builtin = self.builtin.clone();

@@ -1,0 +1,200 @@
+//! One connection and its two clocks: how long it may be idle, and how long a request's head may
+//! take. hyper has one clock for both, which starts when a connection begins to wait.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use http_body_util::BodyExt;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// How long a connection may wait, and for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// For the first byte of a request.
+    pub keep_alive: Duration,
+    /// For the rest of its head.
+    pub head: Duration,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Nothing was asked since then.
+    Idle(Instant),
+    /// A head has begun.
+    Head(Instant),
+    Answering,
+}
+
+/// Serves the connection until its client leaves, a clock runs out, or `stop` and the request that
+/// runs then is answered.
+pub async fn serve(stream: TcpStream, router: Router, times: Times, stop: CancellationToken) {
+    // Small frames must leave at once: they are words that somebody waits for.
+    let _ = stream.set_nodelay(true);
+    let (phase, watched) = watch::channel(Phase::Idle(Instant::now()));
+    let mut builder = http1::Builder::new();
+    builder.header_read_timeout(None);
+    let routes = TowerToHyperService::new(router);
+    let used = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        used.store(true, Ordering::Relaxed);
+        phase.send_replace(Phase::Answering);
+        let answered = Answered(phase.clone());
+        let response = routes.call(request);
+        async move { response.await.map(|response| guarded(response, answered)) }
+    });
+    let io = Watched {
+        stream,
+        phase: phase.clone(),
+    };
+    let served = builder.serve_connection(TokioIo::new(io), service);
+    let result = tokio::select! {
+        biased;
+        result = until_stopped(served, &used, &stop) => result,
+        late = expired(watched, times) => {
+            tracing::debug!("a connection was closed: {late}");
+            Ok(())
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn until_stopped<S>(
+    served: http1::Connection<TokioIo<Watched>, S>,
+    used: &AtomicBool,
+    stop: &CancellationToken,
+) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    tokio::pin!(served);
+    tokio::select! {
+        result = served.as_mut() => result,
+        () = stop.cancelled() => {
+            // Browsers connect ahead: nobody waits where nothing was asked yet.
+            if !used.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    }
+}
+
+/// Resolves when a clock has run out, with the key that set it.
+async fn expired(mut phase: watch::Receiver<Phase>, times: Times) -> &'static str {
+    loop {
+        let now = *phase.borrow_and_update();
+        let (end, key) = match now {
+            Phase::Idle(since) => (since + times.keep_alive, "server.keep_alive"),
+            Phase::Head(since) => (since + times.head, "server.head_timeout"),
+            Phase::Answering => {
+                if phase.changed().await.is_err() {
+                    // The connection is ending by itself.
+                    std::future::pending::<()>().await;
+                }
+                continue;
+            }
+        };
+        tokio::select! {
+            () = sleep_until(end) => return key,
+            changed = phase.changed() => {
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+}
+
+/// The connection is idle again when the last of the response was taken.
+struct Answered(watch::Sender<Phase>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.0.send_replace(Phase::Idle(Instant::now()));
+    }
+}
+
+/// The response, which holds the guard until its body is dropped.
+fn guarded(response: Response, answered: Answered) -> Response {
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _ = &answered;
+            frame
+        }))
+    })
+}
+
+/// A stream that tells when a request begins.
+struct Watched {
+    stream: TcpStream,
+    phase: watch::Sender<Phase>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.phase.send_if_modified(|phase| {
+                let begins = matches!(phase, Phase::Idle(_));
+                if begins {
+                    *phase = Phase::Head(Instant::now());
+                }
+                begins
+            });
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
