@@ -11,4 +11,6 @@ mod load;
 mod policies;
 mod soak;
 mod swap;
+mod telling;
 mod traces;
+mod trees;

@@ -4,11 +4,11 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stent::policy::{Denied, Fail, Hook, RunError};
+use stent::policy::{Denied, Fail, FaultFacts, Hook, Observer, Policies, RunError, Surroundings};
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::guest::Guest;
-use super::support::{Bench, eventually, rejected, serving, snapshot, talk};
+use super::support::{Bench, Letters, eventually, rejected, serving, snapshot, talk};
 
 /// Puts the guest in, asks it once, and returns the fault; then asks again with `fail = "open"`.
 async fn fault(body: &str) -> RunError {
@@ -234,4 +234,35 @@ async fn a_policy_that_faults_too_often_is_rolled_back() {
         (last.by.as_str(), last.what.as_str()),
         ("breaker", "rolled-back")
     );
+}
+
+/// Writes down what it hears of faults.
+#[derive(Clone, Default)]
+struct Faults(Arc<Mutex<Vec<(Hook, &'static str)>>>);
+
+impl Observer for Faults {
+    fn faulted(&self, fault: &FaultFacts<'_>) {
+        self.0.lock().unwrap().push((fault.hook, fault.kind));
+    }
+}
+
+#[tokio::test]
+async fn the_want_of_an_instance_is_a_fault_that_counts() {
+    let mut bench = Bench::new();
+    bench.settings.limits.warm = 0;
+    bench.settings.limits.instances = 1;
+    let faults = Faults::default();
+    let around = Surroundings {
+        tokenizer: Arc::new(Letters),
+        data_dir: bench.root.path().join("data"),
+        observer: Arc::new(faults.clone()),
+        compiler: Some(env!("CARGO_BIN_EXE_stent").into()),
+    };
+    let policies = Policies::start(bench.settings.clone(), around).unwrap();
+    let snapshot = snapshot(&policies);
+    // The only instance waits for the prompt to be built.
+    snapshot.layout().await.unwrap();
+    let trimmed = snapshot.trim(&talk(&["a"]), None).await.unwrap();
+    assert_eq!(trimmed.kept, [0], "native code decides");
+    assert_eq!(*faults.0.lock().unwrap(), [(Hook::Trim, "exhausted")]);
 }
