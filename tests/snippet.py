@@ -32,7 +32,9 @@ def page(snippet):
     """Shows what the snippet does, and tells its own server how it ended."""
     tell = 'await fetch("/told", { method: "POST", body: document.body.textContent });'
     fail = 'catch (error) { document.body.textContent = "failed: " + error; }'
-    return f'<!doctype html><body></body><script type="module">try {{ {snippet} }} {fail} {tell}</script>'
+    script = f'<script type="module">try {{ {snippet} }} {fail} {tell}</script>'
+    # Not in the body, whose text is what is told.
+    return f"<!doctype html><head>{script}</head><body></body>"
 
 
 def serve(html, told):
