@@ -68,6 +68,8 @@ async fn streams_run_side_by_side_at_their_pace() {
 #[tokio::test]
 async fn a_long_prompt_that_stops_the_others_is_seen() {
     let script = Script {
+        // Slow enough that a client on a busy machine still reads most pieces one by one.
+        pace: Duration::from_millis(40),
         long_prompt: Duration::from_millis(400),
         ..Script::default()
     };
