@@ -5,8 +5,8 @@ use std::time::Duration;
 use stent::policy::{AnswerOutcome, Hook, Policies, Step, Verdict};
 use stent::types::Finish;
 
-use super::guest::{Guest, TRAP, words};
-use super::support::{Bench, eventually, shadow, snapshot, talk};
+use super::guest::{Guest, TRAP, keeper, words};
+use super::support::{Bench, eventually, serving, shadow, snapshot, talk};
 
 /// Waits for as many comparisons as were asked for.
 #[track_caller]
@@ -48,6 +48,32 @@ async fn a_guards_verdict_is_compared() {
     policies.reload().await.unwrap();
     snapshot(&policies).guard(&messages).await.unwrap();
     compared(&policies, Hook::Guard, "1 same, 2 different, 0 failed");
+}
+
+/// What nobody asked is compared with nothing, and its faults are no reason to roll back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_up_questions_count_for_nobody() {
+    let mut bench = Bench::new();
+    bench.settings.breaker.faults = 2;
+    bench.settings.record = bench.root.path().join("calls.jsonl");
+    bench.put("live.wasm", &Guest::trimmer("live", TRAP).core());
+    bench.put("next.shadow.wasm", &keeper("next"));
+    bench.put("guard.shadow.wasm", &Guest::guard("next", ALLOW).core());
+    let policies = bench.start();
+    let messages = talk(&["Hello"]);
+    let aside = snapshot(&policies).aside();
+    for _ in 0..4 {
+        aside.trim(&messages, None).await.unwrap();
+        aside.guard(&messages).await.unwrap();
+    }
+    // One real question is seen, so the others would have been.
+    snapshot(&policies).guard(&messages).await.unwrap();
+    compared(&policies, Hook::Guard, "1 same, 0 different, 0 failed");
+    compared(&policies, Hook::Trim, "0 same, 0 different, 0 failed");
+    assert_eq!(serving(&policies, Hook::Trim).name, "live");
+    drop((aside, policies));
+    let recorded = std::fs::read_to_string(&bench.settings.record).unwrap();
+    assert_eq!(recorded.matches("\"ask\":").count(), 1, "{recorded}");
 }
 
 /// Emits every chunk as it came, or nothing but closing words at the end.

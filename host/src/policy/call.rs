@@ -150,9 +150,25 @@ impl Ask {
     }
 }
 
-/// A live policy's fault, wherever it happened: said on the request's span, counted, logged,
-/// perhaps the last straw for the breaker. What happens to the request is the operator's choice.
+/// A policy's fault, wherever it happened: what happens to the request is the operator's choice.
+/// Where there is one, the fault is told as well.
 pub(super) fn faulted(asked: &Asked, fault: RunError) -> Result<(), Denied> {
+    if asked.live {
+        tell(asked, &fault);
+    }
+    let revision = &asked.revision;
+    match revision.fail {
+        Fail::Open => Ok(()),
+        Fail::Closed => Err(Denied::Refused {
+            hook: revision.hook,
+            policy: revision.name.clone(),
+            error: fault,
+        }),
+    }
+}
+
+/// Says it on the request's span, counts it, logs it; perhaps it is the breaker's last straw.
+fn tell(asked: &Asked, fault: &RunError) {
     let (revision, shared) = (&asked.revision, &asked.shared);
     let (hook, policy, kind) = (revision.hook, revision.name.as_str(), fault.kind());
     spans::policy_fault(&asked.span, hook.as_str(), kind, revision.fail.as_str());
@@ -165,13 +181,5 @@ pub(super) fn faulted(asked: &Asked, fault: RunError) -> Result<(), Denied> {
         .fault(Instant::now(), breaker.faults, breaker.window)
     {
         shared.trip(hook, &revision.sha256);
-    }
-    match revision.fail {
-        Fail::Open => Ok(()),
-        Fail::Closed => Err(Denied::Refused {
-            hook,
-            policy: policy.to_owned(),
-            error: fault,
-        }),
     }
 }

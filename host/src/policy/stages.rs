@@ -44,6 +44,8 @@ struct Pinned {
     layout: tokio::sync::OnceCell<Declared>,
     /// The instance that declared the layout goes on to build.
     builder: Mutex<Option<Instance>>,
+    /// Nobody asked: nothing of it is recorded, counted or compared.
+    made_up: bool,
 }
 
 /// A layout and who will build by it: the two belong together.
@@ -90,10 +92,12 @@ impl Snapshot {
             span,
             layout: tokio::sync::OnceCell::new(),
             builder: Mutex::default(),
+            made_up: false,
         }))
     }
 
-    /// The same policies for what is done after the answer: no part of the request's trace.
+    /// The same policies for questions that nobody asked, after the answer: no part of the
+    /// request's trace.
     #[must_use]
     pub fn aside(&self) -> Self {
         Self(Arc::new(Pinned {
@@ -103,6 +107,7 @@ impl Snapshot {
             span: Span::none(),
             layout: self.0.layout.clone(),
             builder: Mutex::default(),
+            made_up: true,
         }))
     }
 
@@ -263,7 +268,7 @@ impl Snapshot {
 
     fn recorder(&self) -> Option<&Recorder> {
         let recorder = self.0.shared.recorder.as_ref();
-        recorder.filter(|recorder| !recorder.is_over())
+        recorder.filter(|recorder| !self.0.made_up && !recorder.is_over())
     }
 
     /// Costs nothing where nothing is recorded.
@@ -286,7 +291,8 @@ impl Snapshot {
     /// The hook's shadow, and how to ask it. Its calls are not part of the request's trace: they
     /// may outlive it. What took the place of a faulted policy is compared with nothing.
     fn shadow(&self, hook: Hook, faulted: bool) -> Option<(&Arc<Shadow>, Asked)> {
-        let shadow = self.0.generation.shadow(hook).filter(|_| !faulted)?;
+        let compared = !faulted && !self.0.made_up;
+        let shadow = self.0.generation.shadow(hook).filter(|_| compared)?;
         let asked = Asked {
             span: Span::none(),
             live: false,
@@ -317,7 +323,7 @@ impl Pinned {
             facts: self.facts.clone(),
             shared: self.shared.clone(),
             span: self.span.clone(),
-            live: true,
+            live: !self.made_up,
         }
     }
 
