@@ -93,15 +93,7 @@ async fn a_session_is_remembered_and_reused_and_forgotten() {
     let cached = second["stent"]["cached_tokens"].as_u64().unwrap();
     assert!(cached > 20, "the session's KV is reused: {second}");
     let history = format!("{}/sessions/s1", server.base);
-    let held: Value = server
-        .client
-        .get(&history)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let held = server.session("s1").await;
     let roles: Vec<_> = held["messages"]
         .as_array()
         .unwrap()

@@ -31,16 +31,7 @@ async fn generated(server: &Server) -> u64 {
 
 /// The texts of a session, oldest first.
 async fn remembered(server: &Server, session: &str) -> Vec<String> {
-    let url = format!("{}/sessions/{session}", server.base);
-    let held: Value = server
-        .client
-        .get(url)
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let held = server.session(session).await;
     let messages = held["messages"].as_array().into_iter().flatten();
     messages
         .map(|m| m["text"].as_str().unwrap().to_owned())

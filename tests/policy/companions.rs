@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use stent::policy::{Hook, Settings, State};
 
 use super::guest::{Guest, keeper, wit};
-use super::support::{Bench, eventually, rejected, serving, sign};
+use super::support::{Bench, cases, eventually, rejected, serving, sign};
 
 #[tokio::test]
 async fn a_signature_may_come_after_the_file() {
@@ -22,13 +22,6 @@ async fn a_signature_may_come_after_the_file() {
     eventually("live", || {
         (serving(&policies, Hook::Trim).name == "signed").then_some(())
     });
-}
-
-fn cases(kept: &str) -> String {
-    format!(
-        r#"[{{"name": "keeps", "hook": "trim", "expect": {{"kept": {kept}}},
-         "messages": [{{"role": "user", "text": "a"}}, {{"role": "user", "text": "b"}}]}}]"#
-    )
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use ed25519_dalek::SigningKey;
 use stent::policy::{Hook, Policies, State};
 
 use super::guest::{Guest, keeper};
-use super::support::{Bench, audited, eventually, rejected, serving, shadow, sign, snapshot, talk};
+use super::support::{
+    Bench, audited, cases, eventually, rejected, serving, shadow, sign, snapshot, talk,
+};
 
 fn key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
@@ -21,13 +23,6 @@ fn keyed() -> Bench {
 fn put_signed(bench: &Bench, name: &str, bytes: &[u8]) {
     bench.put(name, bytes);
     sign(bench, name, &key());
-}
-
-fn cases(kept: &str) -> String {
-    format!(
-        r#"[{{"name": "keeps", "hook": "trim", "expect": {{"kept": {kept}}},
-         "messages": [{{"role": "user", "text": "a"}}, {{"role": "user", "text": "b"}}]}}]"#
-    )
 }
 
 #[tokio::test]

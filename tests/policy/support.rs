@@ -148,6 +148,14 @@ pub fn talk(texts: &[&str]) -> Vec<Message> {
         .collect()
 }
 
+/// Golden cases of a trimmer that is given two messages.
+pub fn cases(kept: &str) -> String {
+    format!(
+        r#"[{{"name": "keeps", "hook": "trim", "expect": {{"kept": {kept}}},
+         "messages": [{{"role": "user", "text": "a"}}, {{"role": "user", "text": "b"}}]}}]"#
+    )
+}
+
 pub fn plugin(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist");
     std::fs::read(path.join(format!("{name}.wasm"))).unwrap()

@@ -120,15 +120,17 @@ impl Server {
     }
 
     pub async fn admin(&self, route: &str) -> Value {
-        let url = format!("{}{route}", self.admin);
-        self.client
-            .get(url)
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap()
+        self.json(format!("{}{route}", self.admin)).await
+    }
+
+    /// A session as `GET /sessions/{id}` tells it.
+    pub async fn session(&self, id: &str) -> Value {
+        self.json(format!("{}/sessions/{id}", self.base)).await
+    }
+
+    async fn json(&self, url: String) -> Value {
+        let response = self.client.get(url).send().await.unwrap();
+        response.json().await.unwrap()
     }
 
     /// A gauge of `/metrics` that has no labels.
