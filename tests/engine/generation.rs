@@ -7,50 +7,36 @@ use stent::types::{Finish, Sampling, Special};
 
 use super::{Bench, collect, greedy, job, prompt, session};
 
-/// Logits that lie closer than this may change places with the number of rows of a step: the
-/// kernels add in another order for one row than for four.
-const TIE: f32 = 0.02;
+/// Prompts whose answers know no doubt: at each of their 60 tokens the best logit leads all others by
+/// more than 0.03. Kernels add in another order for one row than for four, and where two logits lie
+/// closer (0.01 was seen) the answer depends on what else the step computes.
+const CLEAR: [(u64, usize); 4] = [(65, 40), (105, 65), (49, 90), (51, 115)];
 
 #[test]
 fn four_streams_are_each_what_they_are_alone() {
-    const ROUNDS: usize = 3;
     let bench = Bench::new(|_| {});
-    let question = |i: usize| job(None, prompt(i as u64, 40 + 25 * (i % 4)), 60);
-    let steps = || bench.engine.status().totals.steps;
-    let (mut took, mut tokens) = (0, 0);
-    for round in 0..ROUNDS {
-        let four = || 4 * round..4 * round + 4;
-        let alone: Vec<_> = four().map(|i| bench.run(question(i)).tokens).collect();
-        let before = steps();
-        let together: Vec<_> = four().map(|i| bench.submit(question(i))).collect();
-        let together: Vec<_> = together
+    let jobs = || {
+        CLEAR
+            .map(|(marker, len)| job(None, prompt(marker, len), 60))
             .into_iter()
-            .map(|running| collect(running).tokens)
-            .collect();
-        took += steps() - before;
-        tokens += together.iter().flatten().count() as u64;
-        for (i, (alone, together)) in four().zip(alone.iter().zip(&together)) {
-            let Some(at) = (0..60).find(|&at| alone.get(at) != together.get(at)) else {
-                continue;
-            };
-            // Not the same: then the other token must be as good as the one that won alone.
-            let end = bench.engine.model().eos;
-            let other = together.get(at).copied().unwrap_or(end);
-            let mut tied = question(i);
-            tied.sampling.logit_bias = vec![(other, TIE)];
-            let tied = bench.run(tied).tokens;
-            assert!(
-                tied.get(..=at) == together.get(..=at),
-                "answer {i} differs from token {at} on: {alone:?} alone, {together:?} among four"
-            );
-        }
-        assert_ne!(alone[0], alone[1]);
-    }
+    };
+    let alone: Vec<_> = jobs().map(|job| bench.run(job).tokens).collect();
+    let steps = || bench.engine.status().totals.steps;
+    let before = steps();
+    let together: Vec<_> = jobs().map(|job| bench.submit(job)).collect();
+    let together: Vec<_> = together
+        .into_iter()
+        .map(|running| collect(running).tokens)
+        .collect();
+    assert_eq!(alone, together);
     // One after the other they would take a step for every token, and more for their prompts.
+    let (steps, tokens) = (steps() - before, together.iter().flatten().count() as u64);
     assert!(
-        took * 2 < tokens,
-        "{took} steps for {tokens} tokens in four streams"
+        steps * 2 < tokens,
+        "{steps} steps for {tokens} tokens in four streams"
     );
+    assert!(alone.iter().all(|tokens| tokens.len() > 5), "{alone:?}");
+    assert_ne!(alone[0], alone[1]);
 }
 
 #[test]
