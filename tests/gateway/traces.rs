@@ -119,9 +119,12 @@ fn names(spans: &[Received]) -> Vec<&str> {
 async fn a_reload_is_traced_until_the_last_answer_of_the_old_policies() {
     let receiver = Receiver::start(Protocol::Grpc);
     let endpoint = format!("telemetry.otlp={}", receiver.endpoint());
+    // It goes on for as long as the test wants.
+    let words = format!("engine.script.text={}", "word ".repeat(1000));
     let slow = [
         "engine.kind=scripted",
         "engine.script.token=100ms",
+        &words,
         &endpoint,
     ];
     let server = Server::start(&slow).await;
@@ -139,7 +142,11 @@ async fn a_reload_is_traced_until_the_last_answer_of_the_old_policies() {
             s.gauge("stent_policy_generations_live").await == 2
         })
         .await;
-    old.rest().await;
+    // A word each 100 ms.
+    for _ in 0..4 {
+        while !old.next().await.unwrap().contains("text-delta") {}
+    }
+    drop(old);
     server
         .until("the old one is freed", async |s| {
             s.gauge("stent_policy_generations_live").await == 1

@@ -152,7 +152,7 @@ async fn ok_and_cached() {
 
 #[tokio::test]
 async fn coalesced_with_a_link_to_the_run() {
-    let traced = Traced::start(&["engine.script.token=50ms", "cache.store=off"]).await;
+    let traced = Traced::start(&["engine.script.token=150ms", "cache.store=off"]).await;
     let leader = traced.ask("same", "one").await;
     let trace = trace_of(&leader);
     let mut leader = Frames::of(leader);
@@ -197,7 +197,7 @@ async fn blocked_by_a_reply_and_by_a_refusal() {
 #[tokio::test]
 async fn overloaded_and_queued() {
     let sets = [
-        "engine.script.token=50ms",
+        "engine.script.token=150ms",
         "cache.store=off",
         "engine.slots=1",
         "engine.queue=1",
@@ -243,7 +243,7 @@ async fn cancelled_before_the_first_byte_and_after_it() {
 #[tokio::test]
 async fn an_engine_that_fails() {
     let sets = [
-        "engine.script.token=1300ms",
+        "engine.script.token=3s",
         "engine.stall_after=1s",
         "cache.store=off",
     ];

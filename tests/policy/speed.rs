@@ -78,7 +78,8 @@ async fn three_hooks_take_microseconds() {
             quantile(times, 0.99)
         );
     }
-    assert!(quantile(&alone, 0.5) < 2_000);
+    // Not the time on the clock, which others on the machine decide about.
+    assert!(quantile(&cpu, 0.5) < 2_000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

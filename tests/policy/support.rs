@@ -207,7 +207,7 @@ pub fn shadow(policies: &Policies, hook: Hook) -> Option<Listed> {
     all.find(|l| l.hook == Some(hook) && l.state == State::Shadow)
 }
 
-/// Looks again and again, at most ten seconds.
+/// Looks again and again, at most half a minute.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

@@ -36,6 +36,9 @@ pub struct Receiver {
     runtime: Option<Runtime>,
 }
 
+/// Long enough for a machine that builds something else at the same time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// One received span. Values keep their type: a number that came as text is `"3"`, not `3`.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -115,10 +118,10 @@ impl Receiver {
         format!("http://{}", self.address)
     }
 
-    /// The trace's spans, as soon as there are `count` of them; fails after 5 s.
+    /// The trace's spans, as soon as there are `count` of them; fails after 30 s.
     pub fn trace(&self, trace_id: &str, count: usize) -> Vec<Received> {
         let id = hex::decode(trace_id).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let spans = self.now(&id);
             if spans.len() >= count {
@@ -135,9 +138,9 @@ impl Receiver {
     }
 
     /// The spans of a trace whose root has this name and attribute, once the root has come: it
-    /// comes last. Fails after 10 s.
+    /// comes last. Fails after 30 s.
     pub fn rooted(&self, name: &str, key: &str, value: &str) -> Vec<Received> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         let wanted = |span: &Span| {
             let told = |(k, v): &(String, Value)| k == key && v == value;
             span.parent_span_id.is_empty()

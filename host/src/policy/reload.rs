@@ -66,6 +66,8 @@ pub(super) struct Reconciler {
     /// Said by the breaker; stands until the file changes.
     tripped: BTreeMap<Hook, String>,
     waiting: Vec<Asked>,
+    /// What was done for those who asked; they hear of it when the list tells it too.
+    done: Vec<(Asked, Result<(), PolicyError>)>,
 }
 
 /// A file of the folder.
@@ -132,6 +134,7 @@ impl Reconciler {
             folder_trouble,
             tripped,
             waiting: Vec::new(),
+            done: Vec::new(),
         }
     }
 
@@ -163,6 +166,10 @@ impl Reconciler {
             }
             self.look();
             self.publish();
+            for (reply, result) in self.done.drain(..) {
+                // Whoever asked may have left.
+                let _ = reply.send(result);
+            }
             if !self.is_busy() {
                 for reply in self.waiting.drain(..) {
                     // Whoever asked may have left.
@@ -182,10 +189,17 @@ impl Reconciler {
                 self.waiting.push(reply);
             }
             Hint::Rollback(hook, reply) => {
-                drop(reply.send(self.roll_back(hook, "api", "asked for")))
+                let result = self.roll_back(hook, "api", "asked for");
+                self.done.push((reply, result));
             }
-            Hint::Promote(hook, reply) => drop(reply.send(self.promote(hook))),
-            Hint::Configure(hook, config, reply) => drop(reply.send(self.configure(hook, config))),
+            Hint::Promote(hook, reply) => {
+                let result = self.promote(hook);
+                self.done.push((reply, result));
+            }
+            Hint::Configure(hook, config, reply) => {
+                let result = self.configure(hook, config);
+                self.done.push((reply, result));
+            }
             Hint::History(hook, reply) => drop(reply.send(self.history.revisions(hook).to_vec())),
             Hint::Tripped { hook, sha256 } => self.trip(hook, &sha256),
         }
