@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use stent::policy::VERSION;
 use wit_parser::{Resolve, WorldItem};
 
 use super::guest::wit;
@@ -15,10 +16,8 @@ fn folder() -> PathBuf {
 
 /// Version and text of every release.
 fn released() -> Vec<(String, String)> {
-    let Ok(entries) = std::fs::read_dir(folder()) else {
-        return Vec::new();
-    };
-    let mut all: Vec<_> = entries
+    let mut all: Vec<_> = std::fs::read_dir(folder())
+        .unwrap()
         .map(|entry| {
             let path = entry.unwrap().path();
             let version = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -82,7 +81,17 @@ fn compatible(old: &str, new: &str) -> Result<(), String> {
 fn what_was_released_goes_on_to_work() {
     let now = wit();
     let minor = |version: &str| version.rsplit_once('.').unwrap().0.to_owned();
-    for (name, text) in released() {
+    let released = released();
+    let first = released.iter().find(|(name, _)| name == "0.1.0");
+    let (_, first) = first.expect("0.1.0 is released and stays in wit/released");
+    assert_eq!(
+        version(&now),
+        "0.1.0",
+        "say in docs/contract.md what is new"
+    );
+    assert_eq!(&now, first, "0.1.0 is frozen");
+    assert_eq!(VERSION, version(&now));
+    for (name, text) in released {
         assert_eq!(version(&text), name, "wit/released/{name}.wit");
         if minor(&name) != minor(version(&now)) {
             // Another minor version is another module of bindings with a text of its own.
