@@ -1,5 +1,6 @@
 //! The policy host with real components, good and bad.
 
+mod authors;
 mod cli;
 mod companions;
 mod contract;
@@ -9,6 +10,8 @@ mod forging;
 mod golden;
 pub mod guest;
 mod hooks;
+mod order;
+mod pending;
 mod promotion;
 mod prompts;
 mod recording;

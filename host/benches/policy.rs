@@ -18,14 +18,13 @@ mod guest;
 mod support;
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use stent::policy::{AnswerOutcome, Hook, Policies, Snapshot};
+use stent::policy::{AnswerOutcome, Hook, Observer, Policies, ReloadFacts, Snapshot, Surroundings};
 use stent::types::{Finish, Message};
-use support::{Bench, serving, snapshot, talk};
+use support::{Bench, Letters, serving, snapshot, talk};
 use tokio::runtime::Runtime;
 
 fn runtime() -> Runtime {
@@ -78,13 +77,7 @@ fn hooks(c: &mut Criterion) {
         ));
     });
     each("cache-exact admit", &|s| {
-        let outcome = AnswerOutcome {
-            finish: Finish::Stop,
-            prompt_tokens: 100,
-            output_tokens: 50,
-            elapsed: Duration::from_secs(1),
-        };
-        let admitted = s.cache_admit(&messages, "Not yet, but it can be treated.", outcome);
+        let admitted = s.cache_admit(&messages, ANSWER, outcome());
         black_box(runtime.block_on(admitted));
     });
     each("prompt-mistral layout", &|s| {
@@ -125,6 +118,31 @@ async fn chain(policies: &Policies, messages: &[Message]) -> usize {
     prompt.tokens.len()
 }
 
+/// Everything that policies are asked from a request's first byte to its last: the chain, a filter
+/// that is opened, fed once and ended, and whether the answer is kept.
+async fn whole(policies: &Policies, messages: &[Message]) -> Option<Duration> {
+    let snapshot = snapshot(policies);
+    snapshot.guard(messages).await.unwrap();
+    snapshot.cache_decide(messages).await.unwrap();
+    let trimmed = snapshot.trim(messages, None).await.unwrap();
+    snapshot.build(&trimmed.of(messages)).await.unwrap();
+    let mut filter = snapshot.open_filter().await.unwrap();
+    black_box(filter.push(ANSWER).await.unwrap());
+    black_box(filter.finish(Finish::Stop).await.unwrap());
+    snapshot.cache_admit(messages, ANSWER, outcome()).await
+}
+
+const ANSWER: &str = "Not yet, but it can be treated.";
+
+fn outcome() -> AnswerOutcome {
+    AnswerOutcome {
+        finish: Finish::Stop,
+        prompt_tokens: 100,
+        output_tokens: 50,
+        elapsed: Duration::from_secs(1),
+    }
+}
+
 fn chains(c: &mut Criterion) {
     let (_bench, policies) = everything();
     let (runtime, messages) = (runtime(), history());
@@ -136,6 +154,18 @@ fn chains(c: &mut Criterion) {
                 std::thread::sleep(Duration::from_millis(2));
                 let start = Instant::now();
                 black_box(runtime.block_on(chain(&policies, &messages)));
+                spent += start.elapsed();
+            }
+            spent
+        });
+    });
+    c.bench_function("whole chain with filter and admit, warm pool", |b| {
+        b.iter_custom(|times| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                std::thread::sleep(Duration::from_millis(2));
+                let start = Instant::now();
+                black_box(runtime.block_on(whole(&policies, &messages)));
                 spent += start.elapsed();
             }
             spent
@@ -170,17 +200,50 @@ fn chains(c: &mut Criterion) {
     );
 }
 
-fn changes(c: &mut Criterion) {
-    let live = ArcSwap::from_pointee([0_u64; 32]);
-    let (one, two) = (Arc::new([1_u64; 32]), Arc::new([2_u64; 32]));
-    let mut odd = false;
-    c.bench_function("swap: one store, the old one still pinned", |b| {
-        b.iter(|| {
-            odd = !odd;
-            live.store(if odd { one.clone() } else { two.clone() });
+/// Hears how long each store of a new generation took.
+#[derive(Default)]
+struct Stores(Mutex<Vec<Duration>>);
+
+impl Observer for Stores {
+    fn reloaded(&self, reload: &ReloadFacts) {
+        self.0.lock().unwrap().push(reload.stored);
+    }
+}
+
+/// The store by itself, as the gateway does it when a file has passed all stages.
+fn swaps(c: &mut Criterion) {
+    let (bench, stores) = (Bench::new(), Arc::new(Stores::default()));
+    let around = Surroundings {
+        tokenizer: Arc::new(Letters),
+        data_dir: bench.root.path().join("data"),
+        observer: stores.clone(),
+        compiler: Some(bench.compiler.clone()),
+    };
+    let policies = Policies::start(bench.settings.clone(), around).unwrap();
+    let files = [guest::keeper("one"), guest::keeper("two")];
+    let runtime = runtime();
+    let mut turn = 0;
+    let mut group = c.benchmark_group("swap");
+    group.sample_size(10);
+    group.bench_function("store of a new generation, the old one still pinned", |b| {
+        b.iter_custom(|times| {
+            let before = stores.0.lock().unwrap().len();
+            for _ in 0..times {
+                turn += 1;
+                let pinned = snapshot(&policies);
+                bench.put("t.wasm", &files[turn % 2]);
+                runtime.block_on(policies.reload()).unwrap();
+                drop(pinned);
+            }
+            let stores = stores.0.lock().unwrap();
+            assert_eq!(stores.len(), before + times as usize);
+            stores[before..].iter().sum()
         });
     });
+    group.finish();
+}
 
+fn changes(c: &mut Criterion) {
     let bench = Bench::new();
     let policies = bench.start();
     let files = [guest::keeper("one"), guest::keeper("two")];
@@ -223,5 +286,5 @@ fn changes(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(policy, hooks, chains, changes);
+criterion_group!(policy, hooks, chains, swaps, changes);
 criterion_main!(policy);

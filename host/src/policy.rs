@@ -30,7 +30,7 @@ pub use cases::{CaseOutcome, CaseReport};
 pub use compile::compile_child_main;
 pub use fault::{Denied, RunError};
 pub use history::{Change, Entry};
-pub use measure::{Figures, Speed};
+pub use measure::{Figures, Speed, Unmeasured};
 pub use neutral::neutralise;
 pub use policies::{Policies, PolicyError, Surroundings};
 pub use replay::{Compared, Difference, Replay};
@@ -79,6 +79,7 @@ mod reload;
 mod shadow;
 mod signature;
 mod stage;
+mod told;
 
 mod measure;
 mod replay;

@@ -20,7 +20,7 @@ use clap::{Args, Subcommand};
 
 use crate::config::ConfigError;
 use crate::engine::StartError;
-use crate::policy::{Hook, PolicyError, Rejection, RunError, Stage};
+use crate::policy::{Hook, PolicyError, Rejection, Stage, Unmeasured};
 
 /// Arguments of `stent policy`.
 #[derive(Args, Clone, Debug)]
@@ -49,7 +49,7 @@ enum Command {
     Check(check::Check),
     /// Ask a policy its golden cases
     Test(golden::Test),
-    /// Time a policy's calls
+    /// Measure a policy's calls: time, memory, fuel
     Bench(speed::Bench),
     /// Take a file through all stages, as the gateway would, without letting it serve
     DryRun(check::DryRun),
@@ -78,7 +78,7 @@ pub enum Error {
     #[error("{} would not serve: it does not pass {stage}", file.display())]
     WouldNotServe { file: PathBuf, stage: Stage },
     #[error("{}: {fault}", file.display())]
-    Fault { file: PathBuf, fault: RunError },
+    Fault { file: PathBuf, fault: Unmeasured },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("standard output cannot be written: {0}")]

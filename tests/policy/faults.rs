@@ -146,8 +146,12 @@ async fn a_huge_result_is_refused() {
     let body = "(drop (memory.grow (i32.const 1000))) (i32.store8 (i32.const 1032) (i32.const 2)) \
                 (i32.store (i32.const 1040) (i32.const 2048)) \
                 (i32.store (i32.const 1044) (i32.const 8000000)) (i32.const 1024)";
-    let reason = "it hands over more at once than policies.limits.result_bytes allows";
-    assert_eq!(fault(body).await, RunError::BadResult(reason.into()));
+    let error = fault(body).await;
+    assert_eq!(error, RunError::Results { limit: 4 << 20 });
+    assert_eq!(
+        error.to_string(),
+        "it hands over more at once than policies.limits.result_bytes = 4194304 bytes allows"
+    );
 }
 
 #[tokio::test]
@@ -207,7 +211,31 @@ async fn a_flood_of_log_lines_is_cut_and_changes_nothing_else() {
     let allowed = bench.settings.limits.log_lines as usize;
     assert_eq!(lines.len(), allowed + 1, "{lines:?}");
     assert!(lines.iter().all(|line| line.len() <= 1024));
-    assert!(lines[allowed].contains("further lines are dropped"));
+    let last = &lines[allowed];
+    assert_eq!(
+        last,
+        "policies.limits.log_lines = 20 reached, further lines are dropped"
+    );
+}
+
+/// Each request of a policy that always fails is a fault, and not a line.
+#[tokio::test]
+async fn a_policy_that_always_fails_does_not_fill_the_log() {
+    let mut bench = Bench::new();
+    bench.settings.breaker.faults = 0;
+    bench.put("bad.wasm", &Guest::trimmer("bad", "(unreachable)").core());
+    let policies = bench.start();
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::registry().with(lines.clone());
+    let listening = tracing::subscriber::set_default(subscriber);
+    for _ in 0..200 {
+        snapshot(&policies).trim(&talk(&["a"]), None).await.unwrap();
+    }
+    drop(listening);
+    let lines = lines.0.lock().unwrap();
+    // One in ten seconds, and nobody knows how fast this machine is today.
+    assert!((1..20).contains(&lines.len()), "{lines:?}");
+    assert!(lines[0].starts_with("the trim policy bad failed: it trapped"));
 }
 
 #[tokio::test]

@@ -125,6 +125,58 @@ fn filters_have_golden_cases() {
         .fails("case \"empty\": it has no chunks");
 }
 
+/// Whether an answer is kept is decided by the policy, and asked like everything else.
+#[test]
+fn what_a_cache_policy_keeps_has_golden_cases() {
+    let desk = Desk::new();
+    desk.put("c.wasm", plugin("cache-exact"));
+    let case = |rest: &str| {
+        format!(
+            r#"[{{"name": "it", "hook": "cache", "messages": [{{"role": "user", "text": "Hello"}}], {rest}}}]"#
+        )
+    };
+    let test = |rest: &str| {
+        desk.put("c.cases.json", case(rest));
+        let config = "policies.cache.config.ttl_seconds=60";
+        desk.run(&["test", "c.wasm", "--set", config])
+    };
+    test(r#""answer": "Hi.", "expect": {"store": 60000}"#).ok();
+    test(r#""answer": "Hi", "finish": "length", "expect": {"skip": true}"#).ok();
+    test(
+        r#""answer": "Hi.", "prompt_tokens": 9, "output_tokens": 2, "elapsed_ms": 5,
+        "expect": {"store": 60000}"#,
+    )
+    .ok();
+    let told = test(r#""answer": "Hi.", "expect": {"store": 1}"#).fails("1 of 1 cases");
+    assert!(told.contains(r#"{"store":60000}"#), "{told}");
+    let told = test(r#""answer": "Hi.", "expect": {"skip": true}"#).fails("1 of 1 cases");
+    assert!(told.contains(r#"{"store":60000}"#), "{told}");
+    for (rest, why) in [
+        (r#""expect": {"skip": true}"#, "has no answer to keep"),
+        (
+            r#""answer": "Hi.", "expect": {"lookup": "bypass"}"#,
+            "it has an answer, expected {\"store\": milliseconds}",
+        ),
+    ] {
+        test(rest).fails(why);
+    }
+    desk.put(
+        "t.cases.json",
+        CASE.replace("KEPT", "[0, 1]")
+            .replace("\"expect\"", "\"answer\": \"x\", \"expect\""),
+    );
+    desk.put("t.wasm", keeper("keeper"));
+    desk.run(&["test", "t.wasm"])
+        .fails("only cache policies are asked to keep one");
+    // A gateway asks them before it swaps.
+    desk.put(
+        "c.cases.json",
+        case(r#""answer": "Hi.", "expect": {"store": 1}"#),
+    );
+    desk.run(&["dry-run", "c.wasm"])
+        .fails("does not pass cases");
+}
+
 #[test]
 fn a_watched_policy_is_tested_again_when_it_changes() {
     let desk = Desk::new();

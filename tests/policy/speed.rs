@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use stent::policy::{Hook, Policies};
-use stent::types::Message;
+use stent::policy::{AnswerOutcome, Hook, Policies};
+use stent::types::{Finish, Message};
 
 use super::guest::keeper;
 use super::support::{Bench, eventually, plugin, serving, snapshot, talk};
@@ -24,6 +24,26 @@ async fn chain(policies: &Policies, messages: &[Message]) {
     snapshot.build(&trimmed.of(messages)).await.unwrap();
 }
 
+/// The same with everything that policies are asked of an answer.
+async fn whole(policies: &Policies, messages: &[Message]) {
+    let snapshot = snapshot(policies);
+    snapshot.guard(messages).await.unwrap();
+    snapshot.cache_decide(messages).await.unwrap();
+    let trimmed = snapshot.trim(messages, None).await.unwrap();
+    snapshot.build(&trimmed.of(messages)).await.unwrap();
+    let mut filter = snapshot.open_filter().await.unwrap();
+    filter.push("It can be treated.").await.unwrap();
+    filter.finish(Finish::Stop).await.unwrap();
+    let outcome = AnswerOutcome {
+        finish: Finish::Stop,
+        prompt_tokens: 100,
+        output_tokens: 50,
+        elapsed: Duration::from_secs(1),
+    };
+    let kept = snapshot.cache_admit(messages, "It can be treated.", outcome);
+    assert!(kept.await.is_some());
+}
+
 /// Processor time of this thread, in nanoseconds: it stands still while others have the processor.
 fn processor_time() -> u128 {
     let mut time = libc::timespec {
@@ -37,7 +57,9 @@ fn processor_time() -> u128 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hooks_take_microseconds() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.settings.guard.bundled = Some("guard-limits".into());
+    bench.settings.filter.bundled = Some("filter-redact".into());
     let policies = bench.start();
     let messages = talk(&[
         "What is diabetes?",
@@ -64,8 +86,21 @@ async fn three_hooks_take_microseconds() {
                 _ => {}
             }
         }
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    let mut all = Vec::new();
+    for _ in 0..1000 {
+        let start = Instant::now();
+        whole(&policies, &messages).await;
+        all.push(start.elapsed().as_nanos() / 1000);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    all.sort_unstable();
+    println!(
+        "guard, cache, layout, trim, build, filter, admit, alone: p50 {} us, p99 {} us",
+        quantile(&all, 0.5),
+        quantile(&all, 0.99)
+    );
     for (which, times) in [
         ("alone", &mut alone),
         ("fourth at once", &mut fourth),

@@ -91,8 +91,12 @@ impl Call {
 
     fn note<R>(&self, result: &Result<R, RunError>) {
         let outcome = outcome(result);
-        let (elapsed, memory) = (self.start.elapsed(), self.instance.memory_peak());
-        note(&self.asked, &self.span, outcome, elapsed, memory);
+        let spent = Spent {
+            elapsed: self.start.elapsed(),
+            memory_peak: self.instance.memory_peak(),
+            fuel: self.instance.fuel(),
+        };
+        note(&self.asked, &self.span, outcome, spent);
     }
 }
 
@@ -104,14 +108,20 @@ pub(super) fn outcome<R>(result: &Result<R, RunError>) -> &'static str {
     }
 }
 
+/// What a call took.
+pub(super) struct Spent {
+    pub elapsed: Duration,
+    pub memory_peak: usize,
+    pub fuel: u64,
+}
+
 /// Writes down what a call came to.
-pub(super) fn note(
-    asked: &Asked,
-    span: &Span,
-    outcome: &'static str,
-    elapsed: Duration,
-    memory_peak: usize,
-) {
+pub(super) fn note(asked: &Asked, span: &Span, outcome: &'static str, spent: Spent) {
+    let Spent {
+        elapsed,
+        memory_peak,
+        fuel,
+    } = spent;
     spans::policy_done(span, outcome, memory_peak, elapsed);
     asked.shared.observer.called(&CallFacts {
         hook: asked.revision.hook,
@@ -119,6 +129,7 @@ pub(super) fn note(
         outcome,
         elapsed,
         memory_peak,
+        fuel,
         live: asked.live,
     });
 }
@@ -173,8 +184,15 @@ fn tell(asked: &Asked, fault: &RunError) {
     let (hook, policy, kind) = (revision.hook, revision.name.as_str(), fault.kind());
     spans::policy_fault(&asked.span, hook.as_str(), kind, revision.fail.as_str());
     shared.observer.faulted(&FaultFacts { hook, policy, kind });
-    tracing::warn!(target: "stent::policy", %hook, policy, kind,
-        "the {hook} policy {policy} failed: {fault}");
+    // A policy that fails fails for everybody: a line each would drown the log.
+    if let Some(unsaid) = revision.told.fault(Instant::now(), kind) {
+        let more = match unsaid {
+            0 => String::new(),
+            count => format!(" ({count} more of this kind since the last line)"),
+        };
+        tracing::warn!(target: "stent::policy", %hook, policy, kind,
+            "the {hook} policy {policy} failed: {fault}{more}");
+    }
     let breaker = &shared.settings.breaker;
     if revision
         .breaker

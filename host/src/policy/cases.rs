@@ -20,22 +20,35 @@
 //!
 //! It expects `{"emitted": text}` of the whole answer, or `{"stopped": {"emitted": text,
 //! "reason": word}}` where the filter ends it.
+//!
+//! A case of the cache hook with an `answer` asks whether that is kept; `finish`, `prompt_tokens`,
+//! `output_tokens` and `elapsed_ms` tell how it came about:
+//!
+//! ```json
+//! [{ "name": "kept for an hour", "hook": "cache", "messages": [{ "role": "user", "text": "Hello" }],
+//!    "answer": "Good morning.", "expect": { "store": 3600000 } }]
+//! ```
+//!
+//! It expects `{"store": milliseconds}` or `{"skip": true}`.
+
+mod ask;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::budget::Budget;
-use super::fault::RunError;
 use super::generation::Revision;
-use super::recording::Filtered;
 use super::stage::{Rejection, Stage};
-use super::stages::{ActiveFilter, Asked, Shared, case_prompt};
-use super::types::{Basis, Facts, Hook, Lookup, Step, Verdict};
-use crate::types::{Finish, Message, Role, Special};
+use super::stages::Shared;
+use super::types::{AnswerOutcome, Hook};
+use crate::types::{Finish, Message, Role, Tokenizer};
+use ask::ask;
+
+pub(super) use ask::filtered;
 
 /// The content of one file.
 pub(super) struct Cases {
@@ -84,6 +97,17 @@ struct Case {
     chunks: Vec<String>,
     #[serde(default = "stop")]
     finish: Finish,
+    /// Whether this is kept is asked of a cache policy.
+    #[serde(default)]
+    answer: Option<String>,
+    /// Tokens of the messages, if unset.
+    #[serde(default)]
+    prompt_tokens: Option<u32>,
+    /// Tokens of the answer, if unset.
+    #[serde(default)]
+    output_tokens: Option<u32>,
+    #[serde(default = "elapsed_ms")]
+    elapsed_ms: u64,
     expect: Expect,
 }
 
@@ -108,6 +132,8 @@ enum Expect {
     Refuse(String),
     Lookup(String),
     Parts(Vec<String>),
+    Store(u64),
+    Skip(bool),
     Emitted(String),
     Stopped { emitted: String, reason: String },
 }
@@ -118,6 +144,10 @@ fn context() -> u32 {
 
 fn reserved_output() -> u32 {
     1024
+}
+
+fn elapsed_ms() -> u64 {
+    1000
 }
 
 fn stop() -> Finish {
@@ -148,7 +178,34 @@ impl Case {
             (true, true, _) => Some("it has no chunks, expected the answer's text in pieces"),
             (false, false, _) => Some("it has chunks, expected messages: only filters get chunks"),
             (false, _, true) => Some("it has no messages, expected the new one at least"),
+            _ => self.mistaken_answer(),
+        }
+    }
+}
+
+impl Case {
+    fn mistaken_answer(&self) -> Option<&'static str> {
+        let admission = matches!(self.expect, Expect::Store(_) | Expect::Skip(_));
+        match (self.answer.is_some(), admission) {
+            (true, _) if self.hook != Hook::Cache => {
+                Some("it has an answer, expected none: only cache policies are asked to keep one")
+            }
+            (true, false) => Some(
+                "it has an answer, expected {\"store\": milliseconds} or {\"skip\": true} of it",
+            ),
+            (false, true) => Some("it expects store or skip and has no answer to keep"),
             _ => None,
+        }
+    }
+
+    fn outcome(&self, messages: &[Message], tokenizer: &dyn Tokenizer) -> AnswerOutcome {
+        let prompt = || messages.iter().map(super::budget::tokens).sum();
+        let output = || tokenizer.count(self.answer.as_deref().unwrap_or_default());
+        AnswerOutcome {
+            finish: self.finish,
+            prompt_tokens: self.prompt_tokens.unwrap_or_else(prompt),
+            output_tokens: self.output_tokens.unwrap_or_else(output),
+            elapsed: Duration::from_millis(self.elapsed_ms),
         }
     }
 }
@@ -202,110 +259,4 @@ fn one(case: &Case, revision: &Arc<Revision>, shared: &Arc<Shared>) -> CaseOutco
         }
         Err(fault) => CaseOutcome::Failed(fault.to_string()),
     }
-}
-
-/// Feeds a filter with a whole answer.
-pub(super) async fn filtered(
-    asked: &Asked,
-    chunks: &[String],
-    finish: Option<Finish>,
-) -> Option<Result<Filtered, RunError>> {
-    let mut filter = match ActiveFilter::open(asked).await? {
-        Ok(filter) => filter,
-        Err(fault) => return Some(Err(fault)),
-    };
-    Some(
-        async {
-            let mut all = Filtered::default();
-            for chunk in chunks {
-                match filter.push(chunk).await? {
-                    Step::Emit(text) => all.emitted.push_str(&text),
-                    Step::Stop { emit, reason } => {
-                        all.emitted.push_str(&emit);
-                        all.stopped = Some(reason);
-                        return Ok(all);
-                    }
-                }
-            }
-            if let Some(finish) = finish {
-                all.emitted.push_str(&filter.finish(finish).await?);
-            }
-            Ok(all)
-        }
-        .await,
-    )
-}
-
-async fn ask(
-    case: &Case,
-    revision: &Arc<Revision>,
-    shared: &Arc<Shared>,
-) -> Result<Expect, RunError> {
-    let mut exchange = 0;
-    let messages: Vec<Message> = case
-        .messages
-        .iter()
-        .enumerate()
-        .map(|(at, m)| {
-            exchange += u32::from(m.role == Role::User && at > 0);
-            Message {
-                id: at as u64,
-                role: m.role,
-                text: m.text.as_str().into(),
-                tokens: shared.tokenizer.encode(&m.text, Special::AsText).into(),
-                pinned: m.pinned,
-                exchange,
-            }
-        })
-        .collect();
-    let facts = Facts {
-        model: "cases".into(),
-        now_ms: 0,
-        context: case.context,
-        reserved_output: case.reserved_output,
-        streaming: true,
-        attributes: Vec::new(),
-    };
-    let (layout, low_water) = (&shared.native_layout, shared.settings.low_water);
-    let budget = Budget::new(&facts, layout, low_water, &messages);
-    let facts = Arc::new(facts);
-    let (revision, shared, span) = (revision.clone(), shared.clone(), tracing::Span::none());
-    let asked = Asked {
-        revision,
-        generation: 0,
-        facts,
-        shared,
-        span,
-        live: false,
-    };
-    let missing = || RunError::BadResult("native code has no cases".into());
-    Ok(match case.hook {
-        Hook::Trim => {
-            let budget = budget.map_err(|e| RunError::BadResult(e.to_string()))?;
-            let trimmed = asked.trim(&messages, budget, case.previous_first).await;
-            Expect::Kept(trimmed.ok_or_else(missing)??.kept)
-        }
-        Hook::Prompt => Expect::Prompt(case_prompt(&asked, &messages).await.ok_or_else(missing)??),
-        Hook::Guard => match asked.guard(&messages).await.ok_or_else(missing)?? {
-            Verdict::Allow => Expect::Allow(true),
-            Verdict::Rewrite(text) => Expect::Rewrite(text),
-            Verdict::Reply(text) => Expect::Reply(text),
-            Verdict::Refuse(text) => Expect::Refuse(text),
-        },
-        Hook::Cache => match asked.decide(&messages).await.ok_or_else(missing)?? {
-            Lookup::Bypass => Expect::Lookup("bypass".into()),
-            Lookup::By(key) => match key.basis {
-                Basis::ExactPrompt => Expect::Lookup("exact-prompt".into()),
-                Basis::Parts(parts) => Expect::Parts(parts),
-            },
-        },
-        Hook::Filter => {
-            let whole = filtered(&asked, &case.chunks, Some(case.finish)).await;
-            let Filtered { emitted, stopped } = whole.ok_or_else(missing)??;
-            match stopped {
-                None => Expect::Emitted(emitted),
-                Some(reason) => Expect::Stopped { emitted, reason },
-            }
-        }
-    })
 }

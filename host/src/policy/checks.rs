@@ -39,6 +39,55 @@ pub(super) fn unheld<'a>(
     }
 }
 
+/// Leaves the hooks that the operator's order gives to this file; it is rejected where there are none.
+pub(super) fn ordered(
+    settings: &Settings,
+    path: &Path,
+    hooks: &mut Vec<Hook>,
+) -> Result<(), Rejection> {
+    let own = folder::name(path);
+    let other = |hook: Hook| settings.hook(hook).file.as_deref().filter(|it| *it != own);
+    let first = hooks.iter().find_map(|&hook| Some((hook, other(hook)?)));
+    hooks.retain(|&hook| other(hook).is_none());
+    match first.filter(|_| hooks.is_empty()) {
+        None => Ok(()),
+        Some((hook, other)) => {
+            let reason = format!(
+                "serves the {hook} hook, which policies.{hook}.file gives to {other} alone: name \
+                 {own} there, or remove it"
+            );
+            Err(Stage::Swap.reject(reason).about(Some(hook)))
+        }
+    }
+}
+
+/// Whether the file only runs beside what serves: by its name, or because a hook's settings say so.
+pub(super) fn is_shadow(settings: &Settings, path: &Path) -> bool {
+    let named = |hook: &Hook| settings.hook(*hook).shadow.as_deref() == Some(&*folder::name(path));
+    folder::is_shadow(path) || Hook::ALL.iter().any(named)
+}
+
+/// A hook whose settings name this file as its shadow is one of those that it serves.
+pub(super) fn shadowed(settings: &Settings, path: &Path, hooks: &[Hook]) -> Result<(), Rejection> {
+    let own = folder::name(path);
+    let named = |hook: &&Hook| settings.hook(**hook).shadow.as_deref() == Some(&*own);
+    match Hook::ALL
+        .iter()
+        .filter(named)
+        .find(|it| !hooks.contains(it))
+    {
+        None => Ok(()),
+        Some(&hook) => {
+            let theirs: Vec<_> = hooks.iter().map(|hook| hook.as_str()).collect();
+            let reason = format!(
+                "is named by policies.{hook}.shadow, and serves only {}",
+                theirs.join(", ")
+            );
+            Err(Stage::Swap.reject(reason).about(Some(hook)))
+        }
+    }
+}
+
 /// Spares the compiler a file that no hook could take, whatever it serves.
 pub(super) fn pinned_out(settings: &Settings, sha256: &str) -> Result<(), Rejection> {
     let takes = |hook: &Hook| match &settings.hook(*hook).pin {
@@ -79,7 +128,8 @@ pub(super) fn cases(settings: &Settings, hook: Hook, path: &Path) -> Vec<PathBuf
 /// One file for one hook: which of two is meant cannot be guessed.
 pub(super) fn rival(hook: Hook, other: &Path) -> Rejection {
     let rejection = Stage::Swap.reject(format!(
-        "serves the {hook} hook, which {} serves already: remove one of the two",
+        "serves the {hook} hook, which {} serves already: remove one of the two, or name the one that \
+         is meant in policies.{hook}.file",
         other.display()
     ));
     rejection.about(Some(hook))

@@ -5,24 +5,27 @@
 //! source and by everything that compiled code depends on. Nothing else is ever put there, and
 //! compiled code is never taken from an operator.
 
+mod child;
+
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::inspect::inspect;
-use super::runtime::{compatibility, compiler};
+use super::runtime::compatibility;
 use super::settings::Limits;
 use super::stage::{Rejection, Stage};
 use super::types::Hook;
+
+pub use child::compile_child_main;
+use child::precompile;
 
 /// Compiles, and remembers what it compiled.
 pub(super) struct Compiler {
@@ -36,6 +39,22 @@ pub(super) struct Compiled {
     pub component: Component,
     pub hooks: Vec<Hook>,
 }
+
+/// What there is of a source: code from earlier work, or a child that makes it.
+pub(super) enum Begun {
+    Compiled(Compiled),
+    Running(Job),
+}
+
+/// A child at work on one source. It ends with this.
+pub(super) struct Job {
+    child: Child,
+    since: Instant,
+    sha256: String,
+}
+
+/// How often somebody who waits for a child looks at it.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What the child reports on its standard output.
 #[derive(Serialize, Deserialize)]
@@ -66,7 +85,7 @@ impl Compiler {
         })
     }
 
-    /// The component of `source`, from earlier work where there is some.
+    /// The component of `source`, from earlier work where there is some. Blocks.
     pub(super) fn compile(
         &self,
         engine: &Engine,
@@ -74,16 +93,65 @@ impl Compiler {
         sha256: &str,
         limits: &Limits,
     ) -> Result<Compiled, Rejection> {
-        if let Some(known) = self.known(engine, sha256) {
-            return Ok(known);
+        let mut job = match self.begin(engine, source, sha256, limits)? {
+            Begun::Compiled(compiled) => return Ok(compiled),
+            Begun::Running(job) => job,
+        };
+        loop {
+            if let Some(compiled) = self.finish(engine, &mut job, limits) {
+                return compiled;
+            }
+            std::thread::sleep(LOOK);
         }
-        let output = self.output(sha256);
-        let report = self.child(source, &output, limits)?;
-        self.remember(sha256, &report)?;
+    }
+
+    /// The same without waiting for the child: ask [`Compiler::finish`] until it is done.
+    pub(super) fn begin(
+        &self,
+        engine: &Engine,
+        source: &Path,
+        sha256: &str,
+        limits: &Limits,
+    ) -> Result<Begun, Rejection> {
+        if let Some(known) = self.known(engine, sha256) {
+            return Ok(Begun::Compiled(known));
+        }
+        let child = self.spawn(source, &self.output(sha256), limits);
+        Ok(Begun::Running(Job {
+            child: child.map_err(|e| self.broken(&e))?,
+            since: Instant::now(),
+            sha256: sha256.to_owned(),
+        }))
+    }
+
+    /// What the child made; `None` while it works and has time left.
+    pub(super) fn finish(
+        &self,
+        engine: &Engine,
+        job: &mut Job,
+        limits: &Limits,
+    ) -> Option<Result<Compiled, Rejection>> {
+        let status = match job.child.try_wait() {
+            Ok(Some(status)) => status,
+            Ok(None) if job.since.elapsed() <= limits.compile_wall => return None,
+            Ok(None) => {
+                let limit = limits.compile_wall;
+                return Some(Err(Stage::Compile.reject(format!(
+                    "compiling took longer than policies.limits.compile_wall = {limit:?} allows"
+                ))));
+            }
+            Err(error) => return Some(Err(self.broken(&error))),
+        };
+        let report = self.report_of(job, status, limits);
+        Some(report.and_then(|report| self.taken(engine, job, report)))
+    }
+
+    fn taken(&self, engine: &Engine, job: &Job, report: Report) -> Result<Compiled, Rejection> {
+        self.remember(&job.sha256, &report)?;
         match report {
             Report::Rejected(rejection) => Err(rejection),
             Report::Compiled(hooks) => Ok(Compiled {
-                component: self.load(engine, &output)?,
+                component: self.load(engine, &self.output(&job.sha256))?,
                 hooks,
             }),
         }
@@ -165,14 +233,13 @@ impl Compiler {
         })
     }
 
-    fn child(&self, source: &Path, output: &Path, limits: &Limits) -> Result<Report, Rejection> {
-        let broken = |e: io::Error| {
-            Stage::Compile.reject(format!(
-                "the compiler {} cannot run: {e}",
-                self.program.display()
-            ))
-        };
-        let mut child = Command::new(&self.program)
+    fn broken(&self, error: &io::Error) -> Rejection {
+        let program = self.program.display();
+        Stage::Compile.reject(format!("the compiler {program} cannot run: {error}"))
+    }
+
+    fn spawn(&self, source: &Path, output: &Path, limits: &Limits) -> io::Result<Child> {
+        Command::new(&self.program)
             .arg("__compile")
             .args([source, output])
             .arg(&self.compatibility)
@@ -185,19 +252,20 @@ impl Compiler {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(broken)?;
-        let status = wait(&mut child, limits.compile_wall).map_err(broken)?;
-        let Some(status) = status else {
-            let limit = limits.compile_wall;
-            return Err(Stage::Compile.reject(format!(
-                "compiling took longer than policies.limits.compile_wall = {limit:?} allows"
-            )));
-        };
+    }
+
+    /// What a child that has ended reported, or how it died.
+    fn report_of(
+        &self,
+        job: &mut Job,
+        status: ExitStatus,
+        limits: &Limits,
+    ) -> Result<Report, Rejection> {
         let (mut said, mut complaint) = (Vec::new(), String::new());
-        if let Some(mut out) = child.stdout.take() {
-            out.read_to_end(&mut said).map_err(broken)?;
+        if let Some(mut out) = job.child.stdout.take() {
+            out.read_to_end(&mut said).map_err(|e| self.broken(&e))?;
         }
-        if let Some(mut err) = child.stderr.take() {
+        if let Some(mut err) = job.child.stderr.take() {
             // Only evidence for the sentence below; it may be anything.
             let _ = err.read_to_string(&mut complaint);
         }
@@ -208,19 +276,11 @@ impl Compiler {
     }
 }
 
-/// The exit status, or `None` after killing what ran too long.
-fn wait(child: &mut std::process::Child, wall: Duration) -> io::Result<Option<ExitStatus>> {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if start.elapsed() > wall {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(2));
+impl Drop for Job {
+    fn drop(&mut self) {
+        // A child that has ended and was waited for is not killed again.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -249,114 +309,5 @@ fn death(status: ExitStatus, complaint: &str, limits: &Limits) -> String {
                 .unwrap_or("no word");
             format!("the compiler failed ({status}): {last}")
         }
-    }
-}
-
-/// `stent __compile SOURCE OUTPUT COMPATIBILITY MEMORY CPU`: the child's whole life. Limits come
-/// first, before a byte of the source is read.
-pub fn compile_child_main() -> std::process::ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(2).collect();
-    let [source, output, compatibility, memory, cpu] = arguments.as_slice() else {
-        eprintln!("__compile is for the gateway's own use and needs 5 arguments");
-        return std::process::ExitCode::from(2);
-    };
-    match child(
-        Path::new(source),
-        Path::new(output),
-        compatibility,
-        memory,
-        cpu,
-    ) {
-        Ok(report) => {
-            println!("{report}");
-            std::process::ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            std::process::ExitCode::FAILURE
-        }
-    }
-}
-
-fn child(
-    source: &Path,
-    output: &Path,
-    expected: &str,
-    memory: &str,
-    cpu: &str,
-) -> Result<String, Box<dyn std::error::Error>> {
-    limit(Resource::As, memory.parse()?)?;
-    limit(Resource::Cpu, cpu.parse()?)?;
-    limit(Resource::Core, 0)?;
-    let engine = compiler()?;
-    let compatibility = compatibility(&engine);
-    if compatibility != expected {
-        return Err(format!("this compiler makes {compatibility}, {expected} is wanted").into());
-    }
-    let report = match precompile(&engine, &fs::read(source)?, output) {
-        Ok(hooks) => Report::Compiled(hooks),
-        Err(rejection) => Report::Rejected(rejection),
-    };
-    Ok(serde_json::to_string(&report)?)
-}
-
-fn limit(resource: Resource, value: u64) -> io::Result<()> {
-    Ok(setrlimit(
-        resource,
-        bounds(resource, value, getrlimit(resource).maximum),
-    )?)
-}
-
-/// Only a privileged process may go above the hard limit that it was started with. That on
-/// processor time lies a second higher than asked for: reached, it says no more than SIGKILL.
-fn bounds(resource: Resource, value: u64, hard: Option<u64>) -> Rlimit {
-    let within = |value: u64| Some(hard.map_or(value, |hard| value.min(hard)));
-    let grace = u64::from(resource == Resource::Cpu);
-    Rlimit {
-        current: within(value),
-        maximum: within(value.saturating_add(grace)),
-    }
-}
-
-/// Inspects and compiles; the output appears whole or not at all.
-fn precompile(engine: &Engine, source: &[u8], output: &Path) -> Result<Vec<Hook>, Rejection> {
-    let inspected = inspect(source)?;
-    let code = engine
-        .precompile_component(&inspected.component)
-        .map_err(|e| Stage::Compile.reject(format!("cannot be compiled: {e:#}")))
-        .map_err(|r| r.about(inspected.hooks.first().copied()))?;
-    let half = output.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&half, code)
-        .and_then(|()| fs::rename(&half, output))
-        .map_err(|e| Stage::Compile.reject(format!("its code could not be written: {e}")))?;
-    Ok(inspected.hooks)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_stay_below_those_of_whoever_started_the_gateway() {
-        let of = |resource, value, hard| {
-            let Rlimit { current, maximum } = bounds(resource, value, hard);
-            (current, maximum)
-        };
-        assert_eq!(of(Resource::As, 9, None), (Some(9), Some(9)));
-        assert_eq!(of(Resource::As, 9, Some(5)), (Some(5), Some(5)));
-        assert_eq!(of(Resource::Cpu, 9, None), (Some(9), Some(10)));
-        assert_eq!(of(Resource::Cpu, 9, Some(9)), (Some(9), Some(9)));
-        assert_eq!(of(Resource::Core, 0, Some(0)), (Some(0), Some(0)));
-    }
-
-    #[test]
-    fn the_child_may_set_its_limits_again_and_only_lower_them() -> io::Result<()> {
-        // As a process without privileges would be told: what is set stays settable.
-        limit(Resource::Core, 0)?;
-        limit(Resource::Core, 0)?;
-        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
-        limit(Resource::Core, 7)?;
-        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
-        Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 use wasmtime::Trap;
 
+use super::settings::Limits;
 use super::types::Hook;
 
 /// A guest's fault. Never its decision.
@@ -24,7 +25,10 @@ pub enum RunError {
     /// It gave an error itself.
     #[error("it reported: {0}")]
     Refused(String),
-    #[error("all {limit} instances are in use")]
+    /// Counting ends at the limit: how much more it would have been is not known.
+    #[error("it hands over more at once than policies.limits.result_bytes = {limit} bytes allows")]
+    Results { limit: u64 },
+    #[error("all instances are in use, policies.limits.instances = {limit} allows no more")]
     Exhausted { limit: u32 },
 }
 
@@ -51,7 +55,7 @@ pub(super) struct Raised(pub RunError);
 
 impl RunError {
     /// The one place where wasmtime's errors become kinds.
-    pub(super) fn of(error: &wasmtime::Error) -> Self {
+    pub(super) fn of(error: &wasmtime::Error, limits: &Limits) -> Self {
         if let Some(Raised(fault)) = error.downcast_ref::<Raised>() {
             return fault.clone();
         }
@@ -60,7 +64,13 @@ impl RunError {
                 limit: super::runtime::WASM_STACK,
             },
             Some(trap) => Self::Trap(trap.to_string()),
-            None => Self::BadResult(in_our_words(&error.root_cause().to_string())),
+            None => match error.root_cause().to_string() {
+                // What the runtime counts as fuel of a call has a key of its own here.
+                cause if cause.contains("fuel allocated for hostcalls") => Self::Results {
+                    limit: limits.result_bytes,
+                },
+                cause => Self::BadResult(cause),
+            },
         }
     }
 
@@ -71,17 +81,9 @@ impl RunError {
             Self::Memory { .. } => "memory",
             Self::Stack { .. } => "stack",
             Self::Trap(_) => "trap",
-            Self::BadResult(_) => "bad-result",
+            Self::BadResult(_) | Self::Results { .. } => "bad-result",
             Self::Refused(_) => "refused",
             Self::Exhausted { .. } => "exhausted",
         }
-    }
-}
-
-/// What the runtime counts as fuel of a call has a key of its own here.
-fn in_our_words(cause: &str) -> String {
-    match cause.contains("fuel allocated for hostcalls") {
-        true => "it hands over more at once than policies.limits.result_bytes allows".into(),
-        false => cause.to_owned(),
     }
 }

@@ -105,10 +105,20 @@ pub(super) fn is_shadow(path: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().ends_with(".shadow.wasm"))
 }
 
-/// `x.wasm` for `x.shadow.wasm`.
-pub(super) fn promoted(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".shadow.wasm")?;
-    Some(path.with_file_name(format!("{name}.wasm")))
+/// `x.wasm` for `x.shadow.wasm`; `x.promoted.wasm` for an `x.wasm` that the settings made a shadow,
+/// because under its old name it would be one again.
+pub(super) fn promoted(path: &Path) -> PathBuf {
+    let name = name(path);
+    let promoted = match name.strip_suffix(".shadow.wasm") {
+        Some(name) => format!("{name}.wasm"),
+        None => format!("{}.promoted.wasm", name.trim_end_matches(".wasm")),
+    };
+    path.with_file_name(promoted)
+}
+
+/// The file's name as the settings may give it.
+pub(super) fn name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// The path with more at its end.

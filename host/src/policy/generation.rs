@@ -12,6 +12,7 @@ use super::pool::Pool;
 use super::reload::Draining;
 use super::settings::Fail;
 use super::shadow::Shadow;
+use super::told::Told;
 use super::types::{Hook, Scope};
 
 /// All hooks and their configs as one unit. Built fully, then stored at once; a request pins one
@@ -44,6 +45,7 @@ pub(super) struct Revision {
     pub fail: Fail,
     pub granted: Scope,
     pub breaker: Breaker,
+    pub told: Told,
     /// For another config of the same policy.
     pub component: Option<Component>,
     /// `None`: plain native code decides.
@@ -128,6 +130,7 @@ impl Revision {
             fail,
             granted: Scope::Session,
             breaker: Breaker::default(),
+            told: Told::default(),
             component: None,
             pool: None,
         }
@@ -147,6 +150,7 @@ impl Revision {
             fail: self.fail,
             granted: self.granted,
             breaker: Breaker::default(),
+            told: Told::default(),
             component: self.component.clone(),
             pool: self.pool.clone(),
         }

@@ -11,7 +11,7 @@ use wasmtime::{Store, UpdateDeadline};
 use super::bindings::v0_1::exports::stent::policy as wit;
 use super::fault::RunError;
 use super::host::HostState;
-use super::runtime::Runtime;
+use super::runtime::{Counts, Runtime};
 use super::settings::Limits;
 use super::types::Hook;
 use crate::types::Tokenizer;
@@ -24,6 +24,7 @@ pub(super) struct Template {
     config: String,
     label: Arc<str>,
     tokenizer: Arc<dyn Tokenizer>,
+    counts: Counts,
     pub limits: Arc<Limits>,
 }
 
@@ -34,6 +35,8 @@ pub(super) struct Body {
     pub store: Store<HostState>,
     pub hook: HookGuest,
     policy: wit::policy::Guest,
+    pub limits: Arc<Limits>,
+    counts: Counts,
     /// Its share of the pooling allocator; given back when the instance is dropped.
     _permit: OwnedSemaphorePermit,
 }
@@ -83,6 +86,7 @@ impl Template {
             config,
             label: hook.as_str().into(),
             tokenizer,
+            counts: runtime.counts,
             limits,
         })
     }
@@ -110,6 +114,9 @@ impl Template {
         });
         // Instantiating runs guest code too; without a deadline ahead it would trap at once.
         store.set_epoch_deadline(1);
+        if self.counts == Counts::Fuel {
+            store.set_fuel(u64::MAX)?;
+        }
         let raw = self.pre.instantiate_async(&mut store).await?;
         let policy = self.policy.load(&mut store, &raw)?;
         let hook = match &self.hook {
@@ -123,6 +130,8 @@ impl Template {
             store,
             hook,
             policy,
+            limits: self.limits.clone(),
+            counts: self.counts,
             _permit: permit,
         })))
     }
@@ -132,7 +141,8 @@ impl Template {
         &self,
         permit: OwnedSemaphorePermit,
     ) -> Result<Instance, RunError> {
-        let mut instance = self.bare(permit).await.map_err(|e| RunError::of(&e))?;
+        let instance = self.bare(permit).await;
+        let mut instance = instance.map_err(|e| RunError::of(&e, &self.limits))?;
         instance.configure(&self.config, self.limits.probe).await?;
         Ok(instance)
     }
@@ -163,6 +173,37 @@ impl Body {
     pub(super) fn allow(&mut self, limit: Duration) {
         self.store.data_mut().allow(limit);
         self.store.set_epoch_deadline(1);
+        if self.counts == Counts::Fuel {
+            // Only an engine that counts none refuses.
+            let _ = self.store.set_fuel(u64::MAX);
+        }
+    }
+
+    /// What the call burnt so far; 0 where nobody counts.
+    pub(super) fn fuel(&self) -> u64 {
+        match self.counts {
+            Counts::Nothing => 0,
+            Counts::Fuel => self.store.get_fuel().map_or(0, |left| u64::MAX - left),
+        }
+    }
+
+    /// What an error of the runtime is to us.
+    pub(super) fn fault(&self, error: &wasmtime::Error) -> RunError {
+        RunError::of(error, &self.limits)
+    }
+
+    /// A trap, a guest's own error, or its result.
+    pub(super) fn flatten<R>(
+        &self,
+        called: wasmtime::Result<Result<R, String>>,
+    ) -> Result<R, RunError> {
+        match called {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(reason)) => Err(RunError::Refused(
+                super::host::head(&reason, 500).to_owned(),
+            )),
+            Err(error) => Err(self.fault(&error)),
+        }
     }
 
     /// The most memory that it had so far, in bytes.
@@ -172,30 +213,19 @@ impl Body {
 
     pub(super) async fn describe(&mut self, limit: Duration) -> Result<Descriptor, RunError> {
         self.allow(limit);
-        self.policy
-            .call_describe(&mut self.store)
-            .await
-            .map_err(|e| RunError::of(&e))
+        let described = self.policy.call_describe(&mut self.store).await;
+        described.map_err(|e| self.fault(&e))
     }
 
     pub(super) async fn configure(&mut self, json: &str, limit: Duration) -> Result<(), RunError> {
         self.allow(limit);
-        flatten(self.policy.call_configure(&mut self.store, json).await)
+        let configured = self.policy.call_configure(&mut self.store, json).await;
+        self.flatten(configured)
     }
 
     pub(super) async fn self_test(&mut self, limit: Duration) -> Result<(), RunError> {
         self.allow(limit);
-        flatten(self.policy.call_self_test(&mut self.store).await)
-    }
-}
-
-/// A trap, a guest's own error, or its result.
-pub(super) fn flatten<R>(called: wasmtime::Result<Result<R, String>>) -> Result<R, RunError> {
-    match called {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(reason)) => Err(RunError::Refused(
-            super::host::head(&reason, 500).to_owned(),
-        )),
-        Err(error) => Err(RunError::of(&error)),
+        let tested = self.policy.call_self_test(&mut self.store).await;
+        self.flatten(tested)
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct History {
     dir: PathBuf,
     keep: usize,
     state: State,
+    /// What is being compiled: kept, although no revision is made from it yet.
+    coming: Option<String>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -87,6 +89,7 @@ impl History {
             dir: dir.to_owned(),
             keep: keep.max(2),
             state,
+            coming: None,
         })
     }
 
@@ -210,10 +213,15 @@ impl History {
         log.write_all(&line)
     }
 
-    /// Whether a kept revision of any hook is made from this source.
+    /// Whether a kept revision of any hook is made from this source, or may soon be.
     pub(super) fn names(&self, sha256: &str) -> bool {
         let mut all = self.state.revisions.values().flatten();
-        all.any(|entry| entry.sha256 == sha256)
+        self.coming.as_deref() == Some(sha256) || all.any(|entry| entry.sha256 == sha256)
+    }
+
+    /// Keeps the source of what is being compiled, until this is called again.
+    pub(super) fn expect(&mut self, sha256: Option<&str>) {
+        self.coming = sha256.map(str::to_owned);
     }
 
     /// Forgets a source that will not serve, unless a revision names it.

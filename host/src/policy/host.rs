@@ -24,6 +24,7 @@ pub(crate) struct HostState {
     /// The policy's name for log lines.
     label: Arc<str>,
     log_left: u32,
+    log_lines: u32,
 }
 
 pub struct RequestHandle {
@@ -70,6 +71,7 @@ impl HostState {
             tokenizer,
             label,
             log_left: limits.log_lines,
+            log_lines: limits.log_lines,
         }
     }
 
@@ -96,7 +98,9 @@ impl HostState {
             host::Level::Error => tracing::error!(target: "stent::policy", policy, "{text}"),
         }
         if left == 0 {
-            tracing::warn!(target: "stent::policy", policy, "log limit reached, further lines are dropped");
+            tracing::warn!(target: "stent::policy", policy, 
+                "policies.limits.log_lines = {limit} reached, further lines are dropped",
+                limit = self.log_lines);
         }
     }
 }

@@ -18,7 +18,7 @@ use super::native;
 use super::pool::{Crew, Janitor};
 use super::recording;
 use super::reload::{Asked, Hint, Reconciler};
-use super::runtime::Runtime;
+use super::runtime::{Counts, Runtime};
 use super::settings::Settings;
 use super::stages::{Shared, Snapshot};
 use super::types::{Facts, Hook, Listed, Observer, PolicyList, State};
@@ -106,7 +106,8 @@ impl Policies {
         std::fs::create_dir_all(&settings.dir).map_err(failed("policies.dir", &settings.dir))?;
         let dir = around.data_dir.join("policies");
         let history = History::open(&dir, settings.keep).map_err(files(&dir))?;
-        let runtime = Runtime::new(&settings.limits).map_err(PolicyError::Runtime)?;
+        let runtime =
+            Runtime::new(&settings.limits, Counts::Nothing).map_err(PolicyError::Runtime)?;
         let compiler = Compiler::new(dir.join("compiled"), around.compiler, &runtime.engine)
             .map_err(files(&dir))?;
         let (crew, janitor) = Crew::hire(settings.limits.instances).map_err(files(&dir))?;
@@ -257,8 +258,8 @@ impl Policies {
         Ok(self.list())
     }
 
-    /// Makes the hook's shadow the live policy: its file loses `.shadow`, and the file that
-    /// served before is renamed to `NAME.wasm.retired`.
+    /// Makes the hook's shadow the live policy: its file is renamed to one that serves, and the file
+    /// that served before to `NAME.wasm.retired`.
     pub async fn promote(&self, hook: Hook) -> Result<PolicyList, PolicyError> {
         self.ask(|reply| Hint::Promote(hook, reply)).await?;
         Ok(self.list())

@@ -46,7 +46,7 @@ impl Bench<'_> {
         config: String,
     ) -> Result<Candidate, Rejection> {
         way.enter("instantiate");
-        let unfit = |e: wasmtime::Error| Stage::Instantiate.reject(unfit(&e));
+        let unfit = |e: wasmtime::Error| Stage::Instantiate.reject(unfit(&e, self.limits));
         let tokenizer = self.tokenizer.clone();
         let limits = self.limits.clone();
         let template = Template::new(self.runtime, component, hook, config, limits, tokenizer)
@@ -91,8 +91,8 @@ impl Bench<'_> {
     }
 }
 
-fn unfit(error: &wasmtime::Error) -> String {
-    match RunError::of(error) {
+fn unfit(error: &wasmtime::Error, limits: &Limits) -> String {
+    match RunError::of(error, limits) {
         RunError::BadResult(_) => format!("it cannot be instantiated: {error:#}"),
         fault => ended(&fault),
     }

@@ -1,6 +1,7 @@
 //! From a dropped file to the live generation. One thread does it all, one change after another:
 //! it looks at the whole folder, lets files settle, takes those that changed through the stages,
-//! and stores a new generation. Whatever fails on the way leaves the live one as it is.
+//! and stores a new generation. Whatever fails on the way leaves the live one as it is. Only
+//! compiling goes on beside it, in a child: what an operator asks for meanwhile is done at once.
 
 mod admit;
 mod change;
@@ -18,6 +19,7 @@ use notify::RecommendedWatcher;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
+use super::compile::Job;
 use super::folder::{Identity, Stamp};
 use super::generation::Revision;
 use super::history::{Entry, History};
@@ -65,6 +67,8 @@ pub(super) struct Reconciler {
     folder_trouble: Option<String>,
     /// Said by the breaker; stands until the file changes.
     tripped: BTreeMap<Hook, String>,
+    /// Time of the last store.
+    stored: Duration,
     waiting: Vec<Asked>,
     /// What was done for those who asked; they hear of it when the list tells it too.
     done: Vec<(Asked, Result<(), PolicyError>)>,
@@ -82,8 +86,8 @@ struct Seen {
 
 enum FileState {
     Settling,
-    /// On its way through the stages, which takes its time from here on.
-    Compiling,
+    /// A child makes its code.
+    Compiling(Box<Work>),
     /// Ended too early to be whole; may still grow.
     Truncated(Rejection),
     Serving {
@@ -96,6 +100,15 @@ enum FileState {
     /// Gone from the folder since then.
     Missing(Instant),
 }
+
+/// What a file waits for while it is compiled.
+struct Work {
+    job: Job,
+    sha256: String,
+}
+
+/// How often a compiling child is looked at.
+const COMPILING: Duration = Duration::from_millis(5);
 
 /// Who lets a revision serve, and what the audit log calls it.
 #[derive(Clone, Copy)]
@@ -133,6 +146,7 @@ impl Reconciler {
             folder,
             folder_trouble,
             tripped,
+            stored: Duration::ZERO,
             waiting: Vec::new(),
             done: Vec::new(),
         }
@@ -144,6 +158,10 @@ impl Reconciler {
         let settle = std::mem::take(&mut self.settings.settle);
         self.look();
         self.look();
+        while self.is_compiling() {
+            std::thread::sleep(COMPILING);
+            self.look();
+        }
         self.settings.settle = settle;
         self.resume_rollbacks();
         self.publish();
@@ -207,6 +225,9 @@ impl Reconciler {
 
     /// Until the next look: soon while something settles.
     fn pause(&self) -> Duration {
+        if self.is_compiling() {
+            return COMPILING;
+        }
         match self.is_busy()
             || self
                 .files
@@ -224,7 +245,12 @@ impl Reconciler {
     fn is_busy(&self) -> bool {
         let busy =
             |file: &Seen| matches!(file.state, FileState::Settling | FileState::Truncated(_));
-        self.files.values().any(busy)
+        self.is_compiling() || self.files.values().any(busy)
+    }
+
+    fn is_compiling(&self) -> bool {
+        let compiling = |file: &Seen| matches!(file.state, FileState::Compiling(_));
+        self.files.values().any(compiling)
     }
 
     /// What readers see of files and troubles.
@@ -254,7 +280,7 @@ impl Seen {
                 Stage::Settle,
                 "its size or time just changed",
             ),
-            FileState::Compiling => (
+            FileState::Compiling(_) => (
                 State::Compiling,
                 "",
                 Stage::Compile,

@@ -35,7 +35,16 @@ const TICK: Duration = Duration::from_millis(1);
 pub(super) struct Runtime {
     pub engine: Engine,
     pub linker: Linker<HostState>,
+    pub counts: Counts,
     ticker: Ticker,
+}
+
+/// What an engine's code counts while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counts {
+    Nothing,
+    /// About one unit for each instruction, the same in every run; code that counts is slower.
+    Fuel,
 }
 
 /// Raises the epoch every millisecond for as long as the engine lives; joined on drop.
@@ -45,8 +54,8 @@ struct Ticker {
 }
 
 impl Runtime {
-    pub(super) fn new(limits: &Limits) -> wasmtime::Result<Self> {
-        let mut config = config();
+    pub(super) fn new(limits: &Limits, counts: Counts) -> wasmtime::Result<Self> {
+        let mut config = config(counts);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)));
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
@@ -55,6 +64,7 @@ impl Runtime {
         Ok(Self {
             engine,
             linker,
+            counts,
             ticker,
         })
     }
@@ -69,8 +79,8 @@ impl Runtime {
 
 /// An engine that only compiles: it allocates on demand, because the pool reserves more address
 /// space than a compiling child is allowed.
-pub(super) fn compiler() -> wasmtime::Result<Engine> {
-    Engine::new(&config())
+pub(super) fn compiler(counts: Counts) -> wasmtime::Result<Engine> {
+    Engine::new(&config(counts))
 }
 
 /// Names everything that compiled code depends on: version, target, flags, tunables.
@@ -80,13 +90,14 @@ pub(super) fn compatibility(engine: &Engine) -> String {
     hex::encode(&hasher.0.finalize()[..8])
 }
 
-/// What compiled code depends on, the same in every engine of the gateway.
-fn config() -> Config {
+/// What compiled code depends on, the same in every engine of the gateway that serves.
+fn config(counts: Counts) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .wasm_memory64(false)
         .epoch_interruption(true)
+        .consume_fuel(counts == Counts::Fuel)
         .concurrency_support(false)
         .cranelift_opt_level(OptLevel::Speed)
         .memory_init_cow(true)

@@ -71,6 +71,11 @@ pub struct HookSettings {
     pub scope: Scope,
     /// Golden cases that every candidate must pass, beside those in `NAME.cases.json`.
     pub cases: Option<PathBuf>,
+    /// Name of the one file of the folder that may serve this hook; any, if unset.
+    pub file: Option<String>,
+    /// Name of a file of the folder that runs beside the live policy and never serves, like any
+    /// `NAME.shadow.wasm`.
+    pub shadow: Option<String>,
 }
 
 /// Who decides when a policy faults.
@@ -165,6 +170,7 @@ impl Settings {
                 ));
             }
         }
+        self.check_files()?;
         if let Some(key) = self.trusted_keys.iter().find(|key| !is_hex(key, 64)) {
             return Err(format!(
                 "policies.trusted_keys: {key:?} is not an ed25519 public key of 64 hex digits"
@@ -210,6 +216,39 @@ impl Settings {
             return Err(format!(
                 "policies.limits.memory: {}, expected 1048576 to 4294967296 bytes",
                 limits.memory
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// What `file` and `shadow` name can lie in the folder, and does one of the two.
+    fn check_files(&self) -> Result<(), String> {
+        for hook in Hook::ALL {
+            let HookSettings { file, shadow, .. } = self.hook(hook);
+            for (key, name) in [("file", file), ("shadow", shadow)] {
+                let Some(name) = name else { continue };
+                let plain =
+                    name.ends_with(".wasm") && !name.starts_with('.') && !name.contains('/');
+                if !plain {
+                    return Err(format!(
+                        "policies.{hook}.{key}: {name:?}, expected the name of a file in \
+                         policies.dir, such as \"{hook}.wasm\""
+                    ));
+                }
+            }
+            let Some(file) = file else { continue };
+            let elsewhere = Hook::ALL
+                .into_iter()
+                .find(|&it| self.hook(it).shadow.as_ref() == Some(file));
+            let why = match elsewhere {
+                Some(it) => format!("policies.{it}.shadow names it"),
+                None if file.ends_with(".shadow.wasm") => "its name ends in .shadow.wasm".into(),
+                None => continue,
+            };
+            return Err(format!(
+                "policies.{hook}.file: {file:?} is a shadow, {why}; expected a file that may serve"
             ));
         }
         Ok(())

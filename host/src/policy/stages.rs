@@ -2,6 +2,7 @@
 //! when it fails.
 
 mod ask;
+mod encode;
 mod filter;
 mod prompting;
 

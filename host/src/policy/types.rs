@@ -219,6 +219,8 @@ pub struct CallFacts<'a> {
     pub elapsed: Duration,
     /// The most memory that the instance had so far, in bytes.
     pub memory_peak: usize,
+    /// What the call burnt, on a workbench that counts it; else 0.
+    pub fuel: u64,
     /// False for a shadow's calls and those of golden cases: no request depends on them.
     pub live: bool,
 }
@@ -260,6 +262,8 @@ pub struct ReloadFacts {
     /// The stage that failed; empty for success.
     pub stage: &'static str,
     pub generation: u64,
+    /// How long the one store took that made it live; zero for a rejection.
+    pub stored: Duration,
 }
 
 impl Hook {

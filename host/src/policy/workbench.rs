@@ -2,69 +2,46 @@
 //! to know what would happen. It compiles into a folder of its own that goes with it; nothing that
 //! serves is touched.
 
+mod draft;
+mod meter;
+mod scratch;
+
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
-use serde::Serialize;
-
 use super::cases::{self, CaseReport, Cases};
 use super::compile::Compiler;
-use super::folder::{self, is_shadow};
 use super::generation::{Origin, Revision, digest};
 use super::policies::PolicyError;
 use super::pool::{Crew, Janitor, Pool};
 use super::probe::Bench;
 use super::reload::Way;
-use super::runtime::Runtime;
+use super::runtime::{Counts, Runtime};
 use super::settings::{Limits, Settings};
 use super::stage::{Rejection, Stage};
 use super::stages::{Asked, Shared};
-use super::types::{CallFacts, Facts, Hook, Observer};
-use super::{bundled, checks, history, native, signature};
+use super::types::{Facts, Hook};
+use super::{bundled, checks, folder, history, native, signature};
 use crate::types::Tokenizer;
+
+pub use draft::{Draft, Served};
+use draft::{memory, names};
+pub(super) use meter::Meter;
+use scratch::{SCRATCH, Scratch};
 
 /// Engine, limits and tokenizer as in a gateway. Blocks: use it outside of an async runtime.
 pub struct Workbench {
     pub(super) shared: Arc<Shared>,
     pub(super) crew: Crew,
-    pub(super) peak: Arc<Peak>,
+    pub(super) meter: Arc<Meter>,
     runtime: Runtime,
     janitor: Option<Janitor>,
     compiler: Compiler,
-    limits: Arc<Limits>,
-    scratch: Scratch,
+    pub(super) limits: Arc<Limits>,
+    pub(super) scratch: Scratch,
 }
-
-/// A policy that went through the stages and serves nobody.
-pub struct Draft {
-    pub bytes: u64,
-    /// Hex digest of the file.
-    pub sha256: String,
-    /// False for a core module, which the gateway wraps.
-    pub is_component: bool,
-    /// Names of what it imports.
-    pub imports: Vec<String>,
-    pub served: Vec<Served>,
-    pub(super) revisions: Vec<Arc<Revision>>,
-}
-
-/// One hook of a [`Draft`], in its own words.
-#[derive(Clone, Debug, Serialize)]
-pub struct Served {
-    pub hook: Hook,
-    pub name: String,
-    pub version: String,
-    pub summary: String,
-    /// The most memory that an instance took to get ready, in bytes.
-    pub memory_peak: usize,
-}
-
-/// What errors call the folder that is deleted afterwards.
-const SCRATCH: &str = "the temporary folder";
 
 impl Workbench {
     /// # Errors
@@ -77,11 +54,12 @@ impl Workbench {
             path: scratch.0.clone(),
             source,
         };
-        let runtime = Runtime::new(&settings.limits).map_err(PolicyError::Runtime)?;
+        let runtime =
+            Runtime::new(&settings.limits, Counts::Nothing).map_err(PolicyError::Runtime)?;
         let compiled = scratch.0.join("compiled");
         let compiler = Compiler::new(compiled, None, &runtime.engine).map_err(files)?;
         let (crew, janitor) = Crew::hire(settings.limits.instances).map_err(files)?;
-        let peak = Arc::new(Peak::default());
+        let meter = Arc::new(Meter::default());
         // Nobody rolls back here: the breaker's hints go nowhere.
         let (hints, _) = mpsc::channel();
         Ok(Self {
@@ -89,13 +67,13 @@ impl Workbench {
             shared: Arc::new(Shared {
                 native_layout: native::layout(&*tokenizer),
                 tokenizer,
-                observer: peak.clone(),
+                observer: meter.clone(),
                 settings: Arc::new(settings),
                 hints: Mutex::new(hints),
                 recorder: None,
             }),
             crew,
-            peak,
+            meter,
             runtime,
             janitor: Some(janitor),
             compiler,
@@ -179,9 +157,13 @@ impl Workbench {
         checks::pinned_out(settings, &sha256)?;
         let draft = self.build(&bytes, path, passed)?;
         let mut hooks: Vec<Hook> = draft.served.iter().map(|served| served.hook).collect();
-        if !is_shadow(path) {
-            let held = history::held(&data.join("policies"), &sha256);
-            checks::unheld(&mut hooks, |hook| held.get(&hook))?;
+        match checks::is_shadow(settings, path) {
+            true => checks::shadowed(settings, path, &hooks)?,
+            false => {
+                let held = history::held(&data.join("policies"), &sha256);
+                checks::unheld(&mut hooks, |hook| held.get(&hook))?;
+                checks::ordered(settings, path, &mut hooks)?;
+            }
         }
         checks::pinned(settings, &sha256, &hooks)?;
         let mut asked = 0;
@@ -221,7 +203,7 @@ impl Workbench {
         passed: &mut dyn FnMut(Stage, String),
     ) -> Result<Draft, Rejection> {
         let sha256 = digest(bytes);
-        let source = self.scratch.0.join(format!("{sha256}.wasm"));
+        let source = self.source(&sha256);
         fs::write(&source, bytes)
             .map_err(|e| Stage::Compile.reject(format!("its source could not be kept: {e}")))?;
         let started = Instant::now();
@@ -283,11 +265,17 @@ impl Workbench {
         })
     }
 
+    /// Where a file's bytes are kept for the compiler.
+    pub(super) fn source(&self, sha256: &str) -> PathBuf {
+        self.scratch.0.join(format!("{sha256}.wasm"))
+    }
+
     /// Looks for another file of the folder that serves one of the hooks.
     fn unrivalled(&self, path: &Path, hooks: &[Hook]) -> Result<(), Rejection> {
         let settings = &self.shared.settings;
         // A folder that is not there yet has no rival in it.
         let there = folder::scan(&settings.dir).unwrap_or_default();
+        let is_shadow = |path: &Path| checks::is_shadow(settings, path);
         let others = there
             .iter()
             .map(|(other, _)| other)
@@ -300,8 +288,11 @@ impl Workbench {
             let compiled =
                 self.compiler
                     .compile(&self.runtime.engine, other, &sha256, &self.limits);
-            // What does not compile serves nothing.
-            let theirs = compiled.map(|it| it.hooks).unwrap_or_default();
+            // What does not compile serves nothing, and what is not named where one is does not either.
+            let mut theirs = compiled.map(|it| it.hooks).unwrap_or_default();
+            if checks::ordered(settings, other, &mut theirs).is_err() {
+                continue;
+            }
             if let Some(&hook) = hooks.iter().find(|hook| theirs.contains(hook)) {
                 return Err(checks::rival(hook, other));
             }
@@ -327,74 +318,5 @@ impl Drop for Workbench {
         if let Some(janitor) = self.janitor.take() {
             self.crew.dismiss(janitor);
         }
-    }
-}
-
-fn memory(served: &[Served], limit: u64) -> String {
-    let most = served.iter().map(|served| served.memory_peak).max();
-    format!(
-        "{} bytes of memory at most, of {limit}",
-        most.unwrap_or_default()
-    )
-}
-
-fn names(served: &[Served]) -> String {
-    let mut names: Vec<_> = served
-        .iter()
-        .map(|served| format!("{} {}", served.name, served.version))
-        .collect();
-    names.dedup();
-    names.join(", ")
-}
-
-/// The most memory that any call saw.
-#[derive(Default)]
-pub(super) struct Peak(AtomicUsize);
-
-impl Peak {
-    pub(super) fn saw(&self, bytes: usize) {
-        self.0.fetch_max(bytes, Ordering::Relaxed);
-    }
-
-    /// The peak since the last time, in bytes.
-    pub(super) fn take(&self) -> usize {
-        self.0.swap(0, Ordering::Relaxed)
-    }
-}
-
-impl Observer for Peak {
-    fn called(&self, call: &CallFacts<'_>) {
-        self.saw(call.memory_peak);
-    }
-}
-
-/// A folder that nobody else can read or write; it goes with the workbench.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make() -> Result<Self, PolicyError> {
-        let name = format!(
-            "stent-policy-{}-{:08x}",
-            std::process::id(),
-            fastrand::u32(..)
-        );
-        let path = std::env::temp_dir().join(name);
-        // Fails where somebody else has made it: what lies in it is run.
-        let made = fs::DirBuilder::new().mode(0o700).create(&path);
-        match made {
-            Ok(()) => Ok(Self(path)),
-            Err(source) => Err(PolicyError::Files {
-                key: SCRATCH,
-                path,
-                source,
-            }),
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays behind costs only room on disk.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -40,7 +40,9 @@ impl Bench {
             writeln!(out)?;
             return Ok(());
         }
-        let mut table = Table::new(["HOOK", "CALL", "CALLS", "P50 us", "P99 us"]);
+        let mut table = Table::new([
+            "HOOK", "CALL", "CALLS", "P50 us", "P99 us", "P50 fuel", "P99 fuel",
+        ]);
         for figures in speeds.iter().flat_map(|speed| &speed.figures) {
             let cells = [
                 figures.hook.to_string(),
@@ -48,6 +50,8 @@ impl Bench {
                 figures.calls.to_string(),
                 format!("{:.1}", figures.p50_us),
                 format!("{:.1}", figures.p99_us),
+                figures.p50_fuel.to_string(),
+                figures.p99_fuel.to_string(),
             ];
             table.row(cells, Colour::Plain, None);
         }
@@ -60,6 +64,10 @@ impl Bench {
                 "{hook}: at most {peak} of memory in one instance, {limit} are allowed"
             )?;
         }
+        writeln!(
+            out,
+            "fuel: about one for each instruction of the policy, the same on every machine"
+        )?;
         Ok(())
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::look::GROWING;
-use super::{Cause, FileState, Reconciler, Way};
+use super::{Cause, FileState, Reconciler, Way, Work};
 use crate::policy::cases::{self, Cases};
 use crate::policy::checks;
-use crate::policy::compile::Compiled;
+use crate::policy::compile::{Begun, Compiled, Job};
 use crate::policy::folder::{self, Stamp};
 use crate::policy::generation::{Origin, Revision, digest};
 use crate::policy::pool::Pool;
@@ -19,32 +19,84 @@ use crate::policy::signature;
 use crate::policy::stage::{Rejection, Stage};
 use crate::policy::types::Hook;
 
-/// What becomes of a file that was looked into.
-enum Admitted {
-    /// It passed all stages.
-    Ready(Vec<Arc<Revision>>),
-    /// It did so before.
+/// What a file is before it is tried.
+enum Verified {
+    Compiled(Compiled),
+    /// A child makes its code.
+    Compiling(Job),
+    /// It passed all stages before.
     Serves,
     /// It changed meanwhile.
     Stale,
 }
 
+/// What becomes of a file that was looked into.
+enum Admitted {
+    /// It passed all stages.
+    Ready(Vec<Arc<Revision>>),
+    Serves,
+    Stale,
+}
+
 impl Reconciler {
-    /// Takes one file through the stages; `stamp` is what it settled with.
+    /// Takes one file through the stages; `stamp` is what it settled with. Where its code has to be
+    /// made first, [`Reconciler::go_on`] takes it from there.
     pub(super) fn admit(&mut self, path: &Path, stamp: Stamp, cause: Cause) -> FileState {
-        let (way, since) = match self.files.get_mut(path) {
-            Some(file) => (file.way.take(), file.since),
-            None => (None, Instant::now()),
-        };
-        let mut way = way.unwrap_or_else(|| Way::settling(path));
+        let mut way = self.way_of(path);
         let span = way.span();
         let _entered = span.enter();
         let mut sha256 = String::new();
-        let admitted = self.stages(path, stamp, &mut sha256, &mut way);
+        let admitted = match self.verify(path, stamp, &mut sha256, &mut way) {
+            Ok(Verified::Compiling(job)) => {
+                self.keep_way(path, way);
+                self.history.expect(Some(&sha256));
+                return FileState::Compiling(Box::new(Work { job, sha256 }));
+            }
+            Ok(Verified::Compiled(compiled)) => {
+                self.try_out(path, stamp, compiled, &sha256, &mut way)
+            }
+            Ok(Verified::Serves) => Ok(Admitted::Serves),
+            Ok(Verified::Stale) => Ok(Admitted::Stale),
+            Err(rejection) => Err(rejection),
+        };
+        self.conclude(path, cause, sha256, admitted, way)
+    }
+
+    /// The rest of the stages, once the code is there.
+    pub(super) fn go_on(&mut self, path: &Path, mut work: Box<Work>, cause: Cause) -> FileState {
+        let (core, limits) = (self.core.clone(), &self.settings.limits);
+        let engine = &core.runtime.engine;
+        let Some(compiled) = core.compiler.finish(engine, &mut work.job, limits) else {
+            return FileState::Compiling(work);
+        };
+        self.history.expect(None);
+        let Some(stamp) = self.files.get(path).map(|file| file.stamp) else {
+            return FileState::Settling;
+        };
+        let mut way = self.way_of(path);
+        let span = way.span();
+        let _entered = span.enter();
+        let sha256 = work.sha256;
+        let admitted = compiled.and_then(|it| self.try_out(path, stamp, it, &sha256, &mut way));
+        self.conclude(path, cause, sha256, admitted, way)
+    }
+
+    fn conclude(
+        &mut self,
+        path: &Path,
+        cause: Cause,
+        sha256: String,
+        admitted: Result<Admitted, Rejection>,
+        mut way: Way,
+    ) -> FileState {
         let generation = self.core.live.load().number;
+        let since = self
+            .files
+            .get(path)
+            .map_or_else(Instant::now, |file| file.since);
         match admitted {
             Ok(Admitted::Ready(revisions)) => {
-                match folder::is_shadow(path) {
+                match checks::is_shadow(&self.settings, path) {
                     true => self.shade(path, revisions, way),
                     false => {
                         let reason = path.display().to_string();
@@ -58,11 +110,13 @@ impl Reconciler {
                 FileState::Serving { sha256 }
             }
             Ok(Admitted::Stale) => {
-                self.settle_again(path, way);
+                way.enter("settle");
+                self.keep_way(path, way);
                 FileState::Settling
             }
             Err(rejection) if rejection.truncated && since.elapsed() < GROWING => {
-                self.settle_again(path, way);
+                way.enter("settle");
+                self.keep_way(path, way);
                 FileState::Truncated(rejection)
             }
             Err(rejection) => {
@@ -74,39 +128,56 @@ impl Reconciler {
         }
     }
 
-    fn settle_again(&mut self, path: &Path, mut way: Way) {
-        way.enter("settle");
+    fn way_of(&mut self, path: &Path) -> Way {
+        let way = self.files.get_mut(path).and_then(|file| file.way.take());
+        way.unwrap_or_else(|| Way::settling(path))
+    }
+
+    fn keep_way(&mut self, path: &Path, way: Way) {
         if let Some(file) = self.files.get_mut(path) {
             file.way = Some(way);
         }
     }
 
-    fn stages(
+    fn verify(
         &mut self,
         path: &Path,
         stamp: Stamp,
         sha256: &mut String,
         way: &mut Way,
-    ) -> Result<Admitted, Rejection> {
+    ) -> Result<Verified, Rejection> {
         way.enter("verify");
         let bytes = self.read(path, stamp)?;
         if bytes.len() as u64 != stamp.len {
-            return Ok(Admitted::Stale);
+            return Ok(Verified::Stale);
         }
         *sha256 = digest(&bytes);
         if self.serves(path, sha256) {
-            return Ok(Admitted::Serves);
+            return Ok(Verified::Serves);
         }
         signature::verify(path, &bytes, &self.settings.trusted_keys)?;
         checks::pinned_out(&self.settings, sha256)?;
-        if let Some(file) = self.files.get_mut(path) {
-            file.state = FileState::Compiling;
-            self.publish();
-        }
         way.enter("compile");
-        let mut compiled = self.compile(&bytes, sha256)?;
-        if !folder::is_shadow(path) {
-            checks::unheld(&mut compiled.hooks, |hook| self.history.held(hook, sha256))?;
+        Ok(match self.compile(&bytes, sha256)? {
+            Begun::Compiled(compiled) => Verified::Compiled(compiled),
+            Begun::Running(job) => Verified::Compiling(job),
+        })
+    }
+
+    fn try_out(
+        &self,
+        path: &Path,
+        stamp: Stamp,
+        mut compiled: Compiled,
+        sha256: &str,
+        way: &mut Way,
+    ) -> Result<Admitted, Rejection> {
+        match checks::is_shadow(&self.settings, path) {
+            true => checks::shadowed(&self.settings, path, &compiled.hooks)?,
+            false => {
+                checks::unheld(&mut compiled.hooks, |hook| self.history.held(hook, sha256))?;
+                checks::ordered(&self.settings, path, &mut compiled.hooks)?;
+            }
         }
         checks::pinned(&self.settings, sha256, &compiled.hooks)?;
         let revisions = self.revisions(&compiled, Origin::File(path.to_owned()), sha256, way)?;
@@ -132,7 +203,7 @@ impl Reconciler {
             revision.sha256 == sha256
                 && matches!(&revision.origin, Origin::File(file) if file == path)
         };
-        match folder::is_shadow(path) {
+        match checks::is_shadow(&self.settings, path) {
             true => live.shadows.iter().any(|shadow| here(&shadow.revision)),
             false => live.revisions.iter().any(|revision| here(revision)),
         }
@@ -155,13 +226,13 @@ impl Reconciler {
     }
 
     /// Compiles a copy that nobody else writes to.
-    fn compile(&self, bytes: &[u8], sha256: &str) -> Result<Compiled, Rejection> {
+    fn compile(&self, bytes: &[u8], sha256: &str) -> Result<Begun, Rejection> {
         let kept = self.history.store(sha256, bytes);
         kept.map_err(|e| Stage::Compile.reject(format!("its source could not be kept: {e}")))?;
         let source = self.history.source(sha256);
         let (core, limits) = (&self.core, &self.settings.limits);
         core.compiler
-            .compile(&core.runtime.engine, &source, sha256, limits)
+            .begin(&core.runtime.engine, &source, sha256, limits)
     }
 
     /// No other file serves one of the hooks.
@@ -179,7 +250,7 @@ impl Reconciler {
             Origin::File(other) if other != path && there(other) => Some((hook, other.clone())),
             _ => None,
         });
-        match rival.filter(|_| !folder::is_shadow(path)) {
+        match rival.filter(|_| !checks::is_shadow(&self.settings, path)) {
             None => Ok(()),
             Some((hook, other)) => Err(checks::rival(hook, &other)),
         }
@@ -237,6 +308,7 @@ impl Reconciler {
             fail: settings.fail,
             granted: settings.scope,
             breaker: crate::policy::breaker::Breaker::default(),
+            told: crate::policy::told::Told::default(),
             component: Some(compiled.component.clone()),
             pool: Some(pool),
         })

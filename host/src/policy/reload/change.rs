@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::{Map, Value};
 
@@ -40,7 +41,10 @@ impl Reconciler {
         let next = Generation::new(number, revisions, shadows, &self.core.gauge);
         // The last to serve since this generation is what it is about; most changes have one.
         let newest = next.revisions.iter().rfind(|r| r.since == number).cloned();
-        let old = self.core.live.swap(Arc::new(next));
+        let next = Arc::new(next);
+        let start = Instant::now();
+        let old = self.core.live.swap(next);
+        self.stored = start.elapsed();
         old.replaced(way.drain(result, number, newest.as_deref()));
     }
 
@@ -138,6 +142,7 @@ impl Reconciler {
             result: what,
             stage: "",
             generation,
+            stored: self.stored,
         };
         self.core.shared.observer.reloaded(&facts);
     }

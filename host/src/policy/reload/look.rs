@@ -69,11 +69,14 @@ impl Reconciler {
                 seen => {
                     // A file that goes on growing is on one way for all that time.
                     let way = seen.and_then(|seen| seen.way.take());
+                    let mut way = way.unwrap_or_else(|| Way::settling(path));
+                    way.enter("settle");
+                    // A child that compiles what it was ends here.
                     let fresh = Seen {
                         stamp: *stamp,
                         since: now,
                         state: FileState::Settling,
-                        way: Some(way.unwrap_or_else(|| Way::settling(path))),
+                        way: Some(way),
                     };
                     self.files.insert(path.clone(), fresh);
                 }
@@ -94,7 +97,13 @@ impl Reconciler {
 
     /// Takes settled files through the stages, and lets missing ones go.
     fn advance(&mut self, now: Instant) {
+        self.go_on_compiling();
         for path in self.ripe(now) {
+            // One compiler at a time: each may take all the memory that compiling is allowed. And
+            // in order: who comes first gets the hook.
+            if self.is_compiling() {
+                break;
+            }
             let Some(before) = self.files.get(&path).map(|file| file.stamp) else {
                 continue;
             };
@@ -121,6 +130,24 @@ impl Reconciler {
                 way.ended("gone", self.core.live.load().number);
             }
             self.retire(&path);
+        }
+    }
+
+    /// The file whose code is being made goes on when that is there.
+    fn go_on_compiling(&mut self) {
+        let compiling = |file: &Seen| matches!(file.state, FileState::Compiling(_));
+        let mut files = self.files.iter_mut();
+        let Some((path, file)) = files.find(|(_, file)| compiling(file)) else {
+            return;
+        };
+        let path = path.clone();
+        let state = std::mem::replace(&mut file.state, FileState::Settling);
+        let state = match state {
+            FileState::Compiling(work) => self.go_on(&path, work, DROPPED),
+            other => other,
+        };
+        if let Some(file) = self.files.get_mut(&path) {
+            file.state = state;
         }
     }
 
@@ -219,6 +246,7 @@ impl Reconciler {
             result: "rejected",
             stage,
             generation,
+            stored: Duration::ZERO,
         };
         self.core.shared.observer.reloaded(&facts);
     }

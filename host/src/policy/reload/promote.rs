@@ -1,12 +1,14 @@
-//! A shadow becomes the live policy: its files lose `.shadow`, those that they replace become
-//! `.retired`, and the stages decide as they do about any other file. What they reject leaves
-//! everything as it was.
+//! A shadow becomes the live policy: its file gets a name under which it serves, those that it
+//! replaces become `.retired`, and the stages decide as they do about any other file. What they
+//! reject leaves everything as it was. The folder alone says what happened, so it outlives the
+//! process, and a shadow's old name is free for the next candidate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Cause, FileState, Reconciler, Seen};
+use super::{COMPILING, Cause, FileState, Reconciler, Seen};
+use crate::policy::checks;
 use crate::policy::folder::{self, beside};
 use crate::policy::generation::{Generation, Origin};
 use crate::policy::history::Held;
@@ -29,8 +31,7 @@ impl Reconciler {
         let shadow = live.shadow(hook);
         let shadow = shadow.ok_or_else(|| fail("it has no shadow".into()))?;
         let file = shadow.revision.file().cloned().unwrap_or_default();
-        let target = folder::promoted(&file)
-            .ok_or_else(|| fail("its shadow is no file NAME.shadow.wasm".into()))?;
+        let target = self.target(&live, &file).map_err(fail)?;
         let old = replaced(&live, &file, &target).map_err(fail)?;
         let mut renamed = Renamed::default();
         if let Err(reason) = renamed.all(&file, &target, &old) {
@@ -53,6 +54,35 @@ impl Reconciler {
         Ok(())
     }
 
+    /// The name under which the shadow's file will serve: the one that the settings order, or its own
+    /// without `.shadow`.
+    fn target(&self, live: &Generation, file: &Path) -> Result<PathBuf, String> {
+        let hooks = || Hook::ALL.into_iter().filter(|&it| is_from(live, it, file));
+        let mut ordered =
+            hooks().filter_map(|it| Some((it, self.settings.hook(it).file.as_ref()?)));
+        let target = match ordered.next() {
+            None => folder::promoted(file),
+            Some((first, name)) => match ordered.find(|(_, other)| *other != name) {
+                None => file.with_file_name(name),
+                Some((other, another)) => {
+                    return Err(format!(
+                        "{} serves both hooks, and policies.{first}.file = {name:?} and \
+                         policies.{other}.file = {another:?} want two files: name one in both",
+                        file.display()
+                    ));
+                }
+            },
+        };
+        match checks::is_shadow(&self.settings, &target) {
+            false => Ok(target),
+            true => Err(format!(
+                "{} would get the name {}, which makes a file a shadow: rename it first",
+                file.display(),
+                target.display()
+            )),
+        }
+    }
+
     /// Takes the renamed file through the stages.
     fn admit_promoted(&mut self, target: &Path) -> Result<(), String> {
         let stamp = folder::stamp(target).map_err(|e| format!("{}: {e}", target.display()))?;
@@ -63,7 +93,12 @@ impl Reconciler {
             way: None,
         };
         self.files.insert(target.to_owned(), seen);
-        let state = self.admit(target, stamp, PROMOTED);
+        let mut state = self.admit(target, stamp, PROMOTED);
+        // What ran as a shadow is compiled already; where that was lost, whoever asked waits.
+        while let FileState::Compiling(work) = state {
+            std::thread::sleep(COMPILING);
+            state = self.go_on(target, work, PROMOTED);
+        }
         let outcome = match &state {
             FileState::Serving { .. } => Ok(()),
             FileState::Rejected { rejection, .. } | FileState::Truncated(rejection) => {
@@ -86,14 +121,16 @@ impl Reconciler {
     }
 }
 
+/// Whether the hook's shadow comes from this file.
+fn is_from(live: &Generation, hook: Hook, file: &Path) -> bool {
+    let mut shadows = live.shadows.iter().map(|shadow| &shadow.revision);
+    shadows.any(|it| it.hook == hook && it.file().is_some_and(|it| it == file))
+}
+
 /// The files that make room: those that serve a hook of the shadow's file, and the one whose name
 /// it takes.
 fn replaced(live: &Generation, file: &Path, target: &Path) -> Result<Vec<PathBuf>, String> {
-    let from_shadow = |hook: Hook| {
-        live.shadows
-            .iter()
-            .any(|s| s.revision.hook == hook && s.revision.file().is_some_and(|it| it == file))
-    };
+    let from_shadow = |hook: Hook| is_from(live, hook, file);
     let source = |hook: Hook| match &live.of(hook).origin {
         Origin::File(file) if file.exists() => Some(file),
         _ => None,

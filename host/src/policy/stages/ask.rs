@@ -13,7 +13,7 @@ use crate::policy::budget::Budget;
 use crate::policy::call::{Ask, Call};
 use crate::policy::fault::RunError;
 use crate::policy::generation::Revision;
-use crate::policy::guest::{HookGuest, Instance, flatten};
+use crate::policy::guest::{HookGuest, Instance};
 use crate::policy::host::{AnswerHandle, RequestHandle, TranscriptHandle};
 use crate::policy::types::{
     AnswerOutcome, Basis, CacheKey, Facts, Lookup, Scope, Trimmed, Verdict,
@@ -52,7 +52,8 @@ macro_rules! ask {
                 return Err(wrong_hook());
             };
             let $guest = $guest.clone();
-            flatten($called).and_then($verify)
+            let called = $called;
+            $instance.flatten(called).and_then($verify)
         }
         .instrument(span)
         .await;

@@ -7,9 +7,9 @@ use wasmtime::component::ResourceAny;
 
 use super::{Pinned, ask::wrong_hook, is_fault};
 use crate::policy::bindings::v0_1::exports::stent::policy::output_filter as wit;
-use crate::policy::call::{self, Ask, Call, faulted};
+use crate::policy::call::{self, Ask, Call, Spent, faulted};
 use crate::policy::fault::{Denied, RunError};
-use crate::policy::guest::{HookGuest, Instance, flatten};
+use crate::policy::guest::{HookGuest, Instance};
 use crate::policy::recording::Tape;
 use crate::policy::shadow::Beside;
 use crate::policy::stages::Asked;
@@ -176,11 +176,11 @@ impl Active {
                 return Err(wrong_hook());
             };
             let guest = guest.clone();
-            let request = asked
-                .request(&mut call.instance)
-                .map_err(|e| RunError::of(&e))?;
+            let request = asked.request(&mut call.instance);
+            let request = request.map_err(|e| call.instance.fault(&e))?;
             let store = &mut call.instance.store;
-            let filter = flatten(guest.filter().call_open(store, request).await)?;
+            let opened = guest.filter().call_open(store, request).await;
+            let filter = call.instance.flatten(opened)?;
             Ok((guest, filter))
         }
         .instrument(span.clone())
@@ -210,6 +210,11 @@ impl Active {
     /// The most memory that its instance had so far, in bytes.
     pub(in crate::policy) fn memory_peak(&self) -> usize {
         self.instance.memory_peak()
+    }
+
+    /// What its last call burnt; 0 where nobody counts.
+    pub(in crate::policy) fn fuel(&self) -> u64 {
+        self.instance.fuel()
     }
 
     pub(in crate::policy) async fn push(&mut self, chunk: &str) -> Result<Step, RunError> {
@@ -250,7 +255,8 @@ impl Active {
         let (guest, filter) = (self.guest.clone(), self.filter);
         let (methods, span) = (guest.filter(), self.span.clone());
         let called = methods.call_push(&mut self.instance.store, filter, chunk);
-        let step = flatten(called.instrument(span).await)?;
+        let called = called.instrument(span).await;
+        let step = self.instance.flatten(called)?;
         match step {
             wit::Step::Emit(text) => {
                 self.bounded(&text, chunk)?;
@@ -277,7 +283,8 @@ impl Active {
         let (guest, filter) = (self.guest.clone(), self.filter);
         let (methods, span) = (guest.filter(), self.span.clone());
         let called = methods.call_finish(&mut self.instance.store, filter, why.into());
-        let text = flatten(called.instrument(span).await)?;
+        let called = called.instrument(span).await;
+        let text = self.instance.flatten(called)?;
         self.bounded(&text, "")?;
         Ok(text)
     }
@@ -297,8 +304,12 @@ impl Active {
 /// One span and one count for all calls of an answer's filter.
 impl Drop for Active {
     fn drop(&mut self) {
-        let memory = self.instance.memory_peak();
-        call::note(&self.asked, &self.span, self.outcome, self.spent, memory);
+        let spent = Spent {
+            elapsed: self.spent,
+            memory_peak: self.instance.memory_peak(),
+            fuel: 0,
+        };
+        call::note(&self.asked, &self.span, self.outcome, spent);
     }
 }
 
