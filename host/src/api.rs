@@ -4,6 +4,7 @@
 mod admin;
 mod body;
 mod completions;
+mod form;
 mod message;
 
 use std::sync::Arc;

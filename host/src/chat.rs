@@ -3,6 +3,7 @@
 mod answer;
 mod ask;
 mod coalesce;
+mod format;
 mod history;
 mod turn;
 
@@ -14,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 pub use ask::{Ask, Defaults, Params, Said};
 pub use coalesce::Flights;
+pub use format::Format;
 
 use crate::admission::Admission;
 use crate::cache::Cache;
@@ -58,7 +60,7 @@ pub struct Answer {
 /// # Errors
 /// Any [`Error`]; nothing was generated or remembered then.
 pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
-    ask.params.check()?;
+    ask.params.check(gateway.engine.model())?;
     // One generation of policies until the last byte: a swap in between changes nothing here.
     let policies = gateway
         .policies

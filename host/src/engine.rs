@@ -36,7 +36,7 @@ use crate::types::{Finish, ModelInfo, Sampling, SessionKey, SlotPermit, Token, T
 ///
 /// # Errors
 /// What llama.cpp finds wrong with the schema.
-pub fn grammar_from_schema(schema: &serde_json::Value) -> Result<String, String> {
+pub fn grammar_from_schema(schema: &str) -> Result<String, String> {
     llama::grammar_from_schema(schema)
 }
 
@@ -50,6 +50,11 @@ pub fn llama_version() -> String {
 pub trait Engine: Send + Sync {
     fn model(&self) -> &ModelInfo;
     fn tokenizer(&self) -> Arc<dyn Tokenizer>;
+    /// Whether answers can be drawn in this way.
+    ///
+    /// # Errors
+    /// [`EngineError::Grammar`] for a grammar that the engine cannot follow.
+    fn check(&self, how: &Sampling) -> Result<(), EngineError>;
     /// Queues the job and returns at once. Dropping [`Running`] cancels the work within one step.
     fn submit(&self, job: Job, permit: SlotPermit) -> Running;
     /// The tokens with which the session's next prompt will start: worth computing while nothing

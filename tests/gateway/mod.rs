@@ -6,6 +6,7 @@ mod attributes;
 mod clocks;
 mod connections;
 mod demo;
+mod forms;
 mod input;
 mod load;
 mod policies;

@@ -14,9 +14,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::Span;
 
+use super::form::{LogitBias, ResponseFormat};
 use super::message::Stop;
-use super::{App, body, serve};
-use crate::chat::{Answer, Ask, Params, Said};
+use super::{App, body, form, serve};
+use crate::chat::{Answer, Ask, Format, Params, Said};
 use crate::error::Error;
 use crate::stream::{self, openai};
 use crate::types::{Role, Seed, TenantId};
@@ -37,12 +38,16 @@ struct Request {
     min_p: Option<f32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
+    /// Other servers' clients know it by its longer name.
+    #[serde(alias = "repetition_penalty")]
+    repeat_penalty: Option<f32>,
+    logit_bias: Option<LogitBias>,
+    response_format: Option<ResponseFormat>,
     seed: Option<Seed>,
     #[serde(default)]
     stop: Option<Stop>,
     n: Option<NonZeroU32>,
     // What would change the answer's form and is not there yet: refused, not ignored.
-    response_format: Option<Value>,
     tools: Option<Value>,
     functions: Option<Value>,
     logprobs: Option<bool>,
@@ -109,17 +114,6 @@ impl Message {
 impl Request {
     /// A client that asks for another form of answer must not take plain text for it.
     fn check_supported(&self) -> Result<(), Error> {
-        let text = json!({ "type": "text" });
-        if let Some(format) = self.response_format.as_ref().filter(|f| **f != text) {
-            let found = match format["type"].as_str() {
-                Some(kind) => format!("type {kind:?}"),
-                None => "no known type".into(),
-            };
-            return Err(Error::invalid(
-                "response_format",
-                format!("found {found}, which is not supported yet; expected {text}"),
-            ));
-        }
         for (field, list) in [("tools", &self.tools), ("functions", &self.functions)] {
             if let Some(found) = list.as_ref().filter(|list| **list != json!([])) {
                 let found = found.as_array().map_or(1, Vec::len);
@@ -186,7 +180,12 @@ impl Request {
                 min_p: self.min_p,
                 presence_penalty: self.presence_penalty,
                 frequency_penalty: self.frequency_penalty,
-                repeat_penalty: None,
+                repeat_penalty: self.repeat_penalty,
+                logit_bias: form::biases(self.logit_bias.unwrap_or_default())?,
+                format: match self.response_format {
+                    Some(format) => format.format()?,
+                    None => Format::Text,
+                },
                 // OpenAI's clients expect another answer each time unless they name a seed.
                 seed: Some(self.seed.unwrap_or(Seed::Random)),
                 stop: self.stop.unwrap_or_default().into_vec(),

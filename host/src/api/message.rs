@@ -91,6 +91,7 @@ impl Request {
                 repeat_penalty: self.repeat_penalty,
                 seed: self.seed,
                 stop: self.stop.into_vec(),
+                ..Params::default()
             },
             max_tokens_field: "max_tokens",
             attributes: Vec::new(),

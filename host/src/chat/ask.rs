@@ -5,8 +5,9 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 use tracing::Span;
 
+use super::Format;
 use crate::error::Error;
-use crate::types::{Role, Sampling, Seed, SessionId, TenantId, Token};
+use crate::types::{ModelInfo, Role, Sampling, Seed, SessionId, TenantId, Token};
 
 /// One request.
 pub struct Ask {
@@ -46,6 +47,9 @@ pub struct Params {
     pub presence_penalty: Option<f32>,
     pub frequency_penalty: Option<f32>,
     pub repeat_penalty: Option<f32>,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(Token, f32)>,
+    pub format: Format,
     pub seed: Option<Seed>,
     pub stop: Vec<String>,
 }
@@ -79,13 +83,15 @@ impl Ask {
 /// Most stop sequences, and the longest of them in bytes.
 const MAX_STOPS: usize = 8;
 const MAX_STOP_BYTES: usize = 256;
+/// Most tokens with a bias of their own.
+const MAX_BIASES: usize = 1024;
 
 impl Params {
     /// Checks the values' ranges.
     ///
     /// # Errors
     /// [`Error::Invalid`] that names the field, what was found and what is expected.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self, model: &ModelInfo) -> Result<(), Error> {
         range("temperature", self.temperature, 0.0, 2.0)?;
         range("top_p", self.top_p, 0.0, 1.0)?;
         range("min_p", self.min_p, 0.0, 1.0)?;
@@ -101,6 +107,7 @@ impl Params {
                 format!("found {k}, expected 0 (off) or more"),
             ));
         }
+        self.check_biases(model)?;
         if self.stop.len() > MAX_STOPS {
             let found = self.stop.len();
             return Err(Error::invalid(
@@ -124,6 +131,28 @@ impl Params {
         }
     }
 
+    fn check_biases(&self, model: &ModelInfo) -> Result<(), Error> {
+        let wrong = |problem| Err(Error::invalid("logit_bias", problem));
+        let found = self.logit_bias.len();
+        if found > MAX_BIASES {
+            return wrong(format!(
+                "found {found} tokens, expected at most {MAX_BIASES}"
+            ));
+        }
+        let known = |token: Token| u32::try_from(token).is_ok_and(|token| token < model.n_vocab);
+        if let Some((token, _)) = self.logit_bias.iter().find(|(token, _)| !known(*token)) {
+            let last = model.n_vocab - 1;
+            return wrong(format!("found token {token}, expected 0 to {last}"));
+        }
+        let allowed = |bias: f32| (-100.0..=100.0).contains(&bias);
+        match self.logit_bias.iter().find(|(_, bias)| !allowed(*bias)) {
+            None => Ok(()),
+            Some((token, bias)) => wrong(format!(
+                "found {bias} for token {token}, expected -100 to 100"
+            )),
+        }
+    }
+
     /// True where the same prompt is drawn the same way again: only then may an answer be shared.
     pub fn repeatable(&self, defaults: &Defaults) -> bool {
         self.temperature.unwrap_or(defaults.temperature) == 0.0
@@ -131,8 +160,11 @@ impl Params {
     }
 
     /// The parameters with every gap filled, the seed still open.
-    pub fn sampling(&self, defaults: &Defaults) -> Sampling {
-        Sampling {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a form that no answer can be held to.
+    pub fn sampling(&self, defaults: &Defaults) -> Result<Sampling, Error> {
+        Ok(Sampling {
             temperature: self.temperature.unwrap_or(defaults.temperature),
             top_k: self.top_k.unwrap_or(40),
             top_p: self.top_p.unwrap_or(0.95),
@@ -140,10 +172,10 @@ impl Params {
             repeat_penalty: self.repeat_penalty.unwrap_or(1.0),
             presence_penalty: self.presence_penalty.unwrap_or(0.0),
             frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
-            logit_bias: Vec::new(),
-            grammar: None,
+            logit_bias: self.logit_bias.clone(),
+            grammar: self.format.grammar()?,
             seed: 0,
-        }
+        })
     }
 
     /// The seed, and where it came from, once the prompt is known.
@@ -193,9 +225,21 @@ fn range(field: &str, value: Option<f32>, low: f32, high: f32) -> Result<(), Err
 mod tests {
     use super::*;
 
+    fn model() -> ModelInfo {
+        ModelInfo {
+            name: "tiny".into(),
+            fingerprint: String::new(),
+            n_ctx: 512,
+            n_vocab: 100,
+            bos: 1,
+            eos: 2,
+            demo: false,
+        }
+    }
+
     #[test]
     fn what_is_out_of_range_is_named() {
-        let wrong = |params: Params| params.check().unwrap_err().to_string();
+        let wrong = |params: Params| params.check(&model()).unwrap_err().to_string();
         assert_eq!(
             wrong(Params {
                 temperature: Some(3.0),
@@ -209,6 +253,27 @@ mod tests {
                 ..Params::default()
             }),
             "max_tokens: found 0, expected at least 1"
+        );
+        let biased = |logit_bias: Vec<(Token, f32)>| Params {
+            logit_bias,
+            ..Params::default()
+        };
+        assert!(
+            biased(vec![(0, -100.0), (99, 100.0)])
+                .check(&model())
+                .is_ok()
+        );
+        assert_eq!(
+            wrong(biased(vec![(100, 1.0)])),
+            "logit_bias: found token 100, expected 0 to 99"
+        );
+        assert_eq!(
+            wrong(biased(vec![(5, -101.0)])),
+            "logit_bias: found -101 for token 5, expected -100 to 100"
+        );
+        assert_eq!(
+            wrong(biased(vec![(5, 0.0); 1025])),
+            "logit_bias: found 1025 tokens, expected at most 1024"
         );
         let long = Params {
             stop: vec![String::new()],

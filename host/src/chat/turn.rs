@@ -55,7 +55,7 @@ impl Turn {
     /// Loads the history and puts the new message behind it.
     ///
     /// # Errors
-    /// When the message can never fit the context.
+    /// When the message can never fit the context, or the answer its form.
     pub async fn open(
         gateway: &Arc<Gateway>,
         ask: Ask,
@@ -63,8 +63,13 @@ impl Turn {
         layout: Layout,
     ) -> Result<Self, Error> {
         let max_tokens = max_tokens(gateway, &ask);
+        let sampling = ask.params.sampling(&gateway.defaults)?;
+        // Found out before the head is sent: most grammars that fail do so here.
+        if let Err(error) = gateway.engine.check(&sampling) {
+            return Err(Error::invalid(ask.params.format.field(), error.to_string()));
+        }
         let mut turn = Self {
-            sampling: ask.params.sampling(&gateway.defaults),
+            sampling,
             gateway: Arc::clone(gateway),
             ask,
             policies,

@@ -22,10 +22,11 @@ use super::memory::{self, Lock};
 use super::scheduler::Limits;
 use super::settings::{Settings, StepBudget};
 use super::threads::{self, Machine};
-use super::worker::{self, Parts};
-use super::{Engine, StartError, cpu};
+use super::worker::{self, Grammars, Parts};
+use super::{Engine, EngineError, StartError, cpu};
 use crate::types::{ModelInfo, Special, Token, Tokenizer};
 use device::{Device, Shape};
+use grammar::Gbnf;
 pub use grammar::from_schema as grammar_from_schema;
 
 /// Rows that the repacked matrix kernels compute together.
@@ -74,6 +75,7 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
         tokenizer: Arc::new(Vocabulary {
             model: Arc::clone(&model),
         }),
+        grammars: grammars(&model),
         stall_after: settings.stall_after,
         locked_bytes: lock.bytes(),
         limits: limits.clone(),
@@ -91,6 +93,14 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
         Ok::<(), StartError>(())
     })?;
     Ok(Arc::new(handle))
+}
+
+fn grammars(model: &Arc<LlamaModel>) -> Box<Grammars> {
+    let model = Arc::clone(model);
+    Box::new(move |text| {
+        let made = Gbnf::new(&model, text).map_err(EngineError::Grammar)?;
+        Ok(Box::new(made))
+    })
 }
 
 /// The version that llama.cpp gives of itself, such as "0.6.0".

@@ -9,7 +9,7 @@ use super::scheduler::{Limits, Op, Row};
 use super::settings::{Script, Settings, StepBudget};
 use super::worker::{self, Device, OpError, Parts};
 use super::{Engine, EngineError, StartError};
-use crate::types::{ModelInfo, Sampling, Special, Token, Tokenizer};
+use crate::types::{ModelInfo, Special, Token, Tokenizer};
 
 const BOS: Token = 1;
 const EOS: Token = 2;
@@ -64,6 +64,10 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
             },
             speculation: false,
         },
+        grammars: Box::new(|_| {
+            let reason = "engine.kind \"scripted\" says a fixed text and follows none";
+            Err(EngineError::Grammar(reason.into()))
+        }),
         stall_after: settings.stall_after,
         locked_bytes: 0,
     };
@@ -139,10 +143,6 @@ struct Speaker {
 }
 
 impl Device for Speaker {
-    fn sampler(&self, how: Sampling, prompt: &[Token]) -> Result<Sampler, EngineError> {
-        Ok(Sampler::new(how, None, prompt))
-    }
-
     fn apply(&mut self, _: Op) -> Result<(), OpError> {
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::sampling::Sampler;
+use super::sampling::{Grammar, Sampler};
 use super::scheduler::{Limits, Op, Row, Scheduler, SeqId};
 use super::{Engine, EngineError, Event, Job, Running, SlotStatus, Status, Totals};
 use crate::types::{ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer};
@@ -22,8 +22,6 @@ use watchdog::Watchdog;
 
 /// What computes. Lives on the engine thread, is made there and never leaves it.
 pub trait Device {
-    /// Prepares the way in which one answer's tokens are drawn.
-    fn sampler(&self, how: Sampling, prompt: &[Token]) -> Result<Sampler, EngineError>;
     /// Does one piece of work on the cache.
     fn apply(&mut self, op: Op) -> Result<(), OpError>;
     /// Computes the rows.
@@ -33,6 +31,10 @@ pub trait Device {
     /// Whether the token ends the answer.
     fn is_end(&self, token: Token) -> bool;
 }
+
+/// Makes the grammar of an answer that must follow one. Runs where the job is submitted: a large
+/// grammar takes milliseconds, for which no other answer waits.
+pub type Grammars = dyn Fn(&str) -> Result<Box<dyn Grammar>, EngineError> + Send + Sync;
 
 /// Why work on the cache failed.
 #[derive(Debug)]
@@ -51,6 +53,7 @@ pub struct Handle {
     model: ModelInfo,
     tokenizer: Arc<dyn Tokenizer>,
     context: usize,
+    grammars: Box<Grammars>,
     commands: channel::Sender<Command>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -72,6 +75,7 @@ enum Command {
 
 struct Submitted {
     job: Job,
+    sampler: Sampler,
     permit: SlotPermit,
     events: mpsc::UnboundedSender<Event>,
     cancel: CancellationToken,
@@ -82,6 +86,7 @@ struct Submitted {
 pub struct Parts {
     pub model: ModelInfo,
     pub tokenizer: Arc<dyn Tokenizer>,
+    pub grammars: Box<Grammars>,
     pub limits: Limits,
     pub stall_after: Duration,
     pub locked_bytes: u64,
@@ -144,11 +149,22 @@ where
         model: parts.model,
         tokenizer: parts.tokenizer,
         context,
+        grammars: parts.grammars,
         commands,
         shared,
         thread: Some(thread),
         watchdog,
     })
+}
+
+impl Handle {
+    fn sampler(&self, job: &Job) -> Result<Sampler, EngineError> {
+        let grammar = match &job.sampling.grammar {
+            Some(text) => Some((self.grammars)(text)?),
+            None => None,
+        };
+        Ok(Sampler::new(job.sampling.clone(), grammar, &job.prompt))
+    }
 }
 
 impl Engine for Handle {
@@ -160,10 +176,20 @@ impl Engine for Handle {
         Arc::clone(&self.tokenizer)
     }
 
+    fn check(&self, how: &Sampling) -> Result<(), EngineError> {
+        match &how.grammar {
+            Some(text) => (self.grammars)(text).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn submit(&self, job: Job, permit: SlotPermit) -> Running {
         let (events, receiver) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
         let guard = cancel.clone().drop_guard();
+        let refuse = |error| {
+            let _ = events.send(Event::Failed(error));
+        };
         let prompt = job.prompt.len();
         if prompt == 0 || prompt + job.max_tokens as usize > self.context {
             let context = self.context as u32;
@@ -172,15 +198,27 @@ impl Engine for Handle {
                 output: job.max_tokens,
                 context,
             };
-            let _ = events.send(Event::Failed(error));
+            refuse(error);
             return Running {
                 events: receiver,
                 cancel: guard,
             };
         }
         let at = Instant::now();
+        let sampler = match self.sampler(&job) {
+            Ok(sampler) => sampler,
+            Err(error) => {
+                drop(permit);
+                refuse(error);
+                return Running {
+                    events: receiver,
+                    cancel: guard,
+                };
+            }
+        };
         let submitted = Box::new(Submitted {
             job,
+            sampler,
             permit,
             events,
             cancel,

@@ -12,13 +12,11 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use super::grammar::Gbnf;
 use super::log;
-use crate::engine::EngineError;
-use crate::engine::sampling::{Grammar, Sampler};
+use crate::engine::sampling::Sampler;
 use crate::engine::scheduler::{Limits, Op, Row, SeqId, Ticket};
 use crate::engine::worker::{self, OpError};
-use crate::types::{Sampling, Token};
+use crate::types::Token;
 
 /// Sizes that only the context cares about.
 #[derive(Clone, Copy, Debug)]
@@ -111,17 +109,6 @@ impl<'m> Device<'m> {
 }
 
 impl worker::Device for Device<'_> {
-    fn sampler(&self, how: Sampling, prompt: &[Token]) -> Result<Sampler, EngineError> {
-        let grammar = match &how.grammar {
-            None => None,
-            Some(text) => {
-                let grammar = Gbnf::new(self.model, text).map_err(EngineError::Grammar)?;
-                Some(Box::new(grammar) as Box<dyn Grammar>)
-            }
-        };
-        Ok(Sampler::new(how, grammar, prompt))
-    }
-
     fn apply(&mut self, op: Op) -> Result<(), OpError> {
         match op {
             Op::Remove { seq, from } => self.remove(seq, from),

@@ -56,6 +56,6 @@ impl Grammar for Gbnf {
 }
 
 /// The GBNF text for a JSON schema.
-pub fn from_schema(schema: &serde_json::Value) -> Result<String, String> {
-    llama_cpp_2::json_schema_to_grammar(&schema.to_string()).map_err(|error| error.to_string())
+pub fn from_schema(schema: &str) -> Result<String, String> {
+    llama_cpp_2::json_schema_to_grammar(schema).map_err(|error| error.to_string())
 }

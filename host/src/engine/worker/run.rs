@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::jobs::{self, Active};
 use super::{BLOCKED_POLL, Command, Device, OpError, Shared, Submitted};
 use crate::engine::scheduler::{Doing, Drawn, JobId, Op, Plan, Request, Scheduler, Time};
-use crate::engine::{EngineError, Event, Totals};
+use crate::engine::{EngineError, Totals};
 use crate::types::{Finish, Tokenizer};
 
 /// The loop's state.
@@ -90,19 +90,12 @@ impl Worker<'_> {
     fn submit(&mut self, submitted: Submitted) {
         let Submitted {
             job,
+            sampler,
             permit,
             events,
             cancel,
             at,
         } = submitted;
-        let sampler = match self.device.sampler(job.sampling.clone(), &job.prompt) {
-            Ok(sampler) => sampler,
-            Err(error) => {
-                drop(permit);
-                let _ = events.send(Event::Failed(error));
-                return;
-            }
-        };
         self.next_id += 1;
         let id = self.next_id;
         let request = Request {
