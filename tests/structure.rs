@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "api",
         &[
-            "chat", "error", "metrics", "policy", "stream", "trace", "types",
+            "chat", "error", "metrics", "policy", "starts", "stream", "trace", "types",
         ],
     ),
     (
@@ -53,6 +53,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["config", "engine", "policy", "tls", "types"],
     ),
     ("bench", &["engine", "tls", "types"]),
+    ("starts", &[]),
+    // Both are commands that ask a running gateway.
+    ("status", &["policy_cli"]),
 ];
 
 /// A crate and the only modules that know it.
@@ -61,7 +64,7 @@ const KNOWN_IN: &[(&str, &[&str])] = &[
     ("llama_cpp_2", &["engine"]),
     ("llama_cpp_sys_2", &["engine"]),
     ("axum", &["http", "api", "stream", "error"]),
-    ("clap", &["main", "models", "bench", "policy_cli"]),
+    ("clap", &["main", "models", "bench", "policy_cli", "status"]),
 ];
 
 fn source() -> PathBuf {

@@ -38,6 +38,11 @@ impl Admission {
         }
     }
 
+    /// Running and waiting requests that there may be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Permits in use: running and waiting requests.
     pub fn taken(&self) -> usize {
         self.limit - self.permits.available_permits()

@@ -6,6 +6,7 @@ mod body;
 mod completions;
 mod form;
 mod message;
+mod observe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,19 +17,20 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde_json::json;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 pub use admin::router as admin;
 pub use body::Limits as BodyLimits;
+use observe::Arrival;
 
 use crate::chat::{Answer, Ask, Gateway, chat};
 use crate::error::Error;
-use crate::metrics::Finished;
+use crate::starts::Starts;
 use crate::trace::spans::{self, Held, Outcome};
-use crate::trace::{trace_id, traceresponse};
+use crate::trace::{Finished, Logging};
 use crate::types::{SessionId, SessionKey, TenantId};
 
 /// What every route knows.
@@ -40,6 +42,8 @@ pub struct App {
     /// Continue the trace of a caller's `traceparent`.
     pub traceparent: bool,
     pub started: Instant,
+    pub starts: Arc<Starts>,
+    pub logging: Logging,
     /// SIGTERM came: no new work.
     pub draining: AtomicBool,
 }
@@ -52,12 +56,19 @@ impl App {
 
 /// The public routes.
 pub fn router(app: Arc<App>) -> Router {
+    // A request that is no chat is observed here, a chat where its path is known.
+    let plain = |route: &'static str, routes: MethodRouter<Arc<App>>| {
+        let state = (Arc::clone(&app), route);
+        routes.layer(middleware::from_fn_with_state(state, observe::plain))
+    };
+    let sessions = plain("/sessions/{id}", get(history).delete(forget));
+    let models = plain("/v1/models", get(completions::models));
     Router::new()
         .route("/chat/stream", post(message::stream))
         .route("/chat", post(message::whole))
         .route("/v1/chat/completions", post(completions::create))
-        .route("/v1/models", get(completions::models))
-        .route("/sessions/{id}", get(history).delete(forget))
+        .route("/v1/models", models)
+        .route("/sessions/{id}", sessions)
         .route("/health", get(health))
         .route("/ready", get(ready))
         .fallback(async || Error::NotFound("route"))
@@ -97,17 +108,13 @@ async fn serve<F>(
     app: &App,
     route: &'static str,
     headers: &HeaderMap,
-    ask: impl FnOnce(tracing::Span) -> Result<Ask, Error>,
+    ask: impl FnOnce(Span) -> Result<Ask, Error>,
     respond: F,
 ) -> Response
 where
     F: AsyncFnOnce(Answer, Held) -> Result<Response, Error>,
 {
-    let arrived = Instant::now();
-    let parent = headers.get("traceparent").filter(|_| app.traceparent);
-    let parent = parent.and_then(|value| value.to_str().ok());
-    let span = Held::new(spans::server("POST", route, parent));
-    let trace = traceresponse(&span);
+    let (span, arrival) = observe::arrive(app, "POST", route, headers);
     let server = (*span).clone();
     let result = async {
         if app.draining() {
@@ -116,6 +123,7 @@ where
         let mut ask = ask(server.clone())?;
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         ask.attributes = app.gateway.policies.attributes(header);
+        ask.request_id.clone_from(&arrival.request_id);
         chat(&app.gateway, ask).await
     }
     .instrument(server.clone())
@@ -124,41 +132,35 @@ where
         // How the answer ended is recorded where it ended.
         Ok(answer) => respond(answer, span).instrument(server.clone()).await,
         Err(error) => {
-            refused(app, route, &server, &error, arrived);
+            refused(app, route, &server, &error, &arrival);
             Err(error)
         }
     };
     let mut response = responded.unwrap_or_else(IntoResponse::into_response);
     spans::http_status(&server, response.status().as_u16());
-    if let Some(value) = trace.and_then(|trace| HeaderValue::from_str(&trace).ok()) {
-        response.headers_mut().insert("traceresponse", value);
-    }
+    arrival.name(&mut response);
     // The end of a stream is the end of its body, which holds the span; of all else, this is.
     response
 }
 
-fn refused(app: &App, route: &'static str, span: &tracing::Span, error: &Error, arrived: Instant) {
+fn refused(app: &App, route: &'static str, span: &Span, error: &Error, arrival: &Arrival) {
     let (status, _, code) = error.class();
     let outcome = match error {
         Error::Refused { .. } => Outcome::Blocked,
         Error::Overloaded { .. } | Error::Unavailable(_) => Outcome::Overloaded,
         _ => Outcome::Error,
     };
-    spans::outcome(span, outcome);
     if status.is_server_error() {
         spans::failed(span, code);
-        tracing::warn!(route, code, "a request failed");
     }
-    app.gateway.metrics.request_finished(&Finished {
-        route,
-        outcome,
-        elapsed: arrived.elapsed(),
-        ttft: None,
-        output_tokens: 0,
-        engine: None,
-        decode: None,
-        trace_id: trace_id(span).as_deref(),
-    });
+    let elapsed = arrival.at.elapsed();
+    let finished = Finished {
+        code: Some(code),
+        trace_id: arrival.trace.as_deref(),
+        request_id: arrival.request_id.as_deref(),
+        ..Finished::plain("POST", route, status.as_u16(), outcome, elapsed)
+    };
+    app.gateway.finished(span, &finished);
 }
 
 async fn wrong_method(request: Request) -> Error {
@@ -188,25 +190,26 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 
 /// Ready: the model is loaded, the policies are active, no slot is stalled, nothing drains.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    let status = app.gateway.engine.status();
-    let problem = if app.draining() {
-        Some(shutting_down().to_string())
-    } else if !status.ready {
-        Some(
-            status
-                .reason
-                .unwrap_or_else(|| "the engine is not ready".into()),
-        )
-    } else {
-        app.gateway.policies.ready().err()
-    };
-    match problem {
+    match problem(&app) {
         None => Json(json!({ "status": "ready" })).into_response(),
         Some(reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
             Json(json!({ "status": "not ready", "reason": reason })),
         )
             .into_response(),
+    }
+}
+
+/// Why nobody should be sent here now.
+fn problem(app: &App) -> Option<String> {
+    let status = app.gateway.engine.status();
+    if app.draining() {
+        Some(shutting_down().to_string())
+    } else if !status.ready {
+        let unknown = || "the engine is not ready".into();
+        Some(status.reason.unwrap_or_else(unknown))
+    } else {
+        app.gateway.policies.ready().err()
     }
 }
 

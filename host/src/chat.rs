@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Span;
 
 pub use ask::{Ask, Defaults, Params, Said};
 pub use coalesce::Flights;
@@ -25,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::policy::{Policies, Verdict};
 use crate::session::Sessions;
 use crate::stream::{Head, Reader};
-use crate::trace::spans;
+use crate::trace::{Finished, spans};
 use turn::Turn;
 
 /// Everything that a request meets.
@@ -46,6 +47,15 @@ pub struct Gateway {
     pub answers: TaskTracker,
     /// Ends them, each with an error of its own, when it has waited long enough.
     pub cut: CancellationToken,
+}
+
+impl Gateway {
+    /// Records how a request ended: on its span, in the metrics and in the access log. Once each.
+    pub fn finished(&self, span: &Span, request: &Finished<'_>) {
+        spans::outcome(span, request.outcome);
+        self.metrics.request_finished(request);
+        request.log(span);
+    }
 }
 
 /// An answer that has begun: its parts come as they are produced.

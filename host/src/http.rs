@@ -200,6 +200,7 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
     let exposed = [
         "x-vercel-ai-ui-message-stream",
         "traceresponse",
+        "x-request-id",
         "retry-after",
     ];
     Ok(router.layer(

@@ -25,9 +25,11 @@ pub mod stream;
 pub mod error;
 pub mod metrics;
 pub mod models;
+pub mod starts;
 pub mod tls;
 pub mod trace;
 pub mod types;
 
 pub mod bench;
 pub mod policy_cli;
+pub mod status;

@@ -1,4 +1,5 @@
-//! The command line: `stent serve`, `stent models`, `stent policy`, `stent bench`.
+//! The command line: `stent serve`, `stent status`, `stent top`, `stent models`, `stent policy`,
+//! `stent bench`.
 
 mod serve;
 
@@ -20,6 +21,10 @@ struct Cli {
 enum Command {
     /// Load the model and serve requests
     Serve(Box<ServeArgs>),
+    /// Show how a running gateway is (exit status 2: critical or not ready; 1: no answer)
+    Status(stent::status::StatusArgs),
+    /// Show it live, until q is pressed
+    Top(stent::status::TopArgs),
     /// List, download and check models
     Models(stent::models::ModelsArgs),
     /// Look after policies, and write, check and measure them
@@ -103,12 +108,19 @@ fn main() -> ExitCode {
     stent::tls::install();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        // All is said: the exit status is for scripts.
+        Err(error) if error.is::<Critical>() => ExitCode::from(2),
         Err(error) => {
             eprintln!("stent: {}", told(&error));
             ExitCode::FAILURE
         }
     }
 }
+
+/// A gateway answered and is not well.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway is not ready, or a value is critical")]
+struct Critical;
 
 /// The error and its causes in one line. Most errors are sentences that hold their cause already:
 /// it is not told twice.
@@ -124,6 +136,11 @@ fn told(error: &anyhow::Error) -> String {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Status(args) => match stent::status::status(&args, &mut std::io::stdout())? {
+            true => Ok(()),
+            false => Err(Critical.into()),
+        },
+        Command::Top(args) => Ok(stent::status::top(&args)?),
         Command::Models(args) => Ok(stent::models::run(&args, &mut std::io::stdout())?),
         Command::Policy(args) => Ok(stent::policy_cli::run(&args, &mut std::io::stdout())?),
         Command::Bench(args) => Ok(stent::bench::run(*args)?),

@@ -8,6 +8,7 @@
 mod labels;
 mod process;
 mod readings;
+mod recent;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +19,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::trace::Outcome;
+pub use crate::trace::Finished;
 pub use labels::MAX_NAMES;
 use labels::{
-    Bounded, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels, ReloadLabels,
-    RequestLabels, ShadowLabels, StopLabels, TraceLabel,
+    Bounded, BreakLabels, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels,
+    ReloadLabels, RequestLabels, ShadowLabels, StopLabels, TraceLabel,
 };
+pub use process::Process;
 use readings::Readers;
 pub use readings::Readings;
+pub use recent::FirstWords;
+use recent::Recent;
 
 /// `Content-Type` of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,25 +54,6 @@ type Exemplified<L> =
     Family<L, HistogramWithExemplars<TraceLabel>, fn() -> HistogramWithExemplars<TraceLabel>>;
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// One request that has ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Finished<'a> {
-    /// The route's pattern, never the path that was asked for.
-    pub route: &'static str,
-    pub outcome: Outcome,
-    /// From the request's head to the answer's last byte.
-    pub elapsed: Duration,
-    /// From the request's head to the first words; `None`: there were none.
-    pub ttft: Option<Duration>,
-    pub output_tokens: u32,
-    /// What of `elapsed` was the engine's: queue, prefill and decode. `None`: it was not asked.
-    pub engine: Option<Duration>,
-    /// Decoding alone.
-    pub decode: Option<Duration>,
-    /// Becomes the exemplar, so that a slow bucket leads to its trace.
-    pub trace_id: Option<&'a str>,
-}
-
 /// All metrics of the process. Cloning handles is not needed: share it in an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -90,8 +75,11 @@ pub struct Metrics {
     filter_stops: Family<StopLabels, Counter>,
     shadows: Family<ShadowLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
+    prefix_breaks: Family<BreakLabels, Counter>,
+    digests: Bounded,
     policies: Bounded,
     reasons: Bounded,
+    recent: Recent,
 }
 
 impl Metrics {
@@ -116,8 +104,11 @@ impl Metrics {
             filter_stops: Family::default(),
             shadows: Family::default(),
             reloads: Family::default(),
+            prefix_breaks: Family::default(),
+            digests: Bounded::default(),
             policies: Bounded::default(),
             reasons: Bounded::default(),
+            recent: Recent::default(),
         };
         metrics.register();
         metrics
@@ -208,6 +199,11 @@ impl Metrics {
             "Reloads of the policies folder by their result, the stage that failed, and hook",
             self.reloads.clone(),
         );
+        r.register(
+            "prefix_breaks",
+            "Next prompts that do not go on from the last one, by the digest of the policy that moved their beginning",
+            self.prefix_breaks.clone(),
+        );
         self.registry
             .register_collector(Box::new(Arc::clone(&self.readers)));
     }
@@ -222,6 +218,7 @@ impl Metrics {
         observe(self.duration.get_or_create_owned(&genai), request.elapsed);
         if let Some(ttft) = request.ttft {
             observe(self.first_token.get_or_create_owned(&genai), ttft);
+            self.recent.add(ttft);
         }
         // The first token comes out of the prefill: the time of decoding is that of the others.
         if let (Some(decode), Some(others @ 1..)) =
@@ -308,9 +305,28 @@ impl Metrics {
         self.reloads.get_or_create_owned(&labels).inc();
     }
 
+    /// A session's next prompt begins otherwise than its last one: what was computed is lost.
+    /// `digest`: of the policy that decided so, in hex.
+    pub fn prefix_break(&self, hook: &'static str, digest: &str) {
+        let policy = self.digests.label(digest.get(..12).unwrap_or(digest));
+        self.prefix_breaks
+            .get_or_create_owned(&BreakLabels { hook, policy })
+            .inc();
+    }
+
     /// Adds a reader that fills in its fields of [`Readings`] at every scrape. It must not wait.
     pub fn on_scrape(&self, reader: impl Fn(&mut Readings) + Send + Sync + 'static) {
         self.readers.add(Box::new(reader));
+    }
+
+    /// What the readers say now.
+    pub fn readings(&self) -> Readings {
+        self.readers.read()
+    }
+
+    /// How long people waited lately; `None` where nobody asked.
+    pub fn first_words(&self) -> Option<FirstWords> {
+        self.recent.first_words()
     }
 
     /// The whole exposition, in the OpenMetrics text format.

@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+pub use admin::Remote;
+pub use table::{Colour, Paint, Table};
+
 use crate::config::ConfigError;
 use crate::engine::StartError;
 use crate::policy::{Hook, PolicyError, Rejection, Stage, Unmeasured};

@@ -17,13 +17,15 @@ use stent::policy::{
     Surroundings,
 };
 use stent::session::Sessions;
+use stent::starts::Starts;
+use stent::trace::Logging;
 use stent::{http, trace};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub fn serve(config: Config, warnings: &[String]) -> anyhow::Result<()> {
-    let tracing = trace::init(&config.telemetry, &config.log)?;
+    let (tracing, logging) = trace::init(&config.telemetry, &config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -31,14 +33,15 @@ pub fn serve(config: Config, warnings: &[String]) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the async runtime cannot start")?;
-    let served = runtime.block_on(run(config, &tracing));
+    let served = runtime.block_on(run(config, &tracing, logging));
     // Nothing may still use the runtime's threads when the last spans are sent.
     runtime.shutdown_timeout(Duration::from_secs(2));
     tracing.close();
     served
 }
 
-async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
+async fn run(config: Config, tracing: &trace::Guard, logging: Logging) -> anyhow::Result<()> {
+    reopen_at_usr1(&logging)?;
     // What is wrong with the files is told before anybody can connect, and the ports come before
     // the model: a second server should fail before it loads one.
     engine::check(&config.engine)?;
@@ -48,6 +51,12 @@ async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
     let (public_address, admin_address) = (public.local_addr()?, admin.local_addr()?);
 
     let started = Instant::now();
+    let (starts, written) = Starts::record(&config.data.dir);
+    if let Err(error) = written {
+        let folder = config.data.dir.display();
+        tracing::warn!(%error, "restarts cannot be counted: {folder} cannot be written");
+    }
+    let starts = Arc::new(starts);
     let engine = {
         let (settings, data) = (config.engine.clone(), config.data.dir.clone());
         // Loading blocks for as long as the disk takes.
@@ -65,7 +74,7 @@ async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || Policies::start(settings, around)).await??
     };
     let gateway = Arc::new(gateway(&config, engine, policies, metrics));
-    read_at_scrape(&gateway, tracing);
+    read_at_scrape(&gateway, tracing, Arc::clone(&starts));
 
     let app = Arc::new(App {
         gateway: Arc::clone(&gateway),
@@ -76,6 +85,8 @@ async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
         heartbeat: server.heartbeat,
         traceparent: config.telemetry.traceparent,
         started,
+        starts: Arc::clone(&starts),
+        logging,
         draining: AtomicBool::new(false),
     });
     let routes = http::cors(api::router(Arc::clone(&app)), &server.cors_origins)?;
@@ -109,6 +120,9 @@ async fn run(config: Config, tracing: &trace::Guard) -> anyhow::Result<()> {
     }
     // Whoever watches the end may do so until it is over.
     let _ = tokio::time::timeout(LAST_WORDS, admin.close()).await;
+    if let Err(error) = starts.end() {
+        tracing::warn!(%error, "this end will count as a crash: it cannot be written down");
+    }
     Ok(())
 }
 
@@ -141,6 +155,23 @@ fn gateway(
     }
 }
 
+/// SIGUSR1 from whoever rotates the log. It is taken even where there is no file: by default it would
+/// end the process.
+fn reopen_at_usr1(logging: &Logging) -> std::io::Result<()> {
+    let mut usr1 = signal(SignalKind::user_defined1())?;
+    let logging = logging.clone();
+    // Lives as long as the runtime.
+    tokio::spawn(async move {
+        while usr1.recv().await.is_some() {
+            match logging.reopen() {
+                Ok(()) => tracing::info!("SIGUSR1: the log is open again"),
+                Err(error) => tracing::error!(%error, "SIGUSR1: lines go on into the old file"),
+            }
+        }
+    });
+    Ok(())
+}
+
 /// SIGTERM from a service manager, SIGINT from a terminal.
 async fn stopped() -> std::io::Result<()> {
     let (mut term, mut int) = (
@@ -155,7 +186,7 @@ async fn stopped() -> std::io::Result<()> {
 }
 
 /// Gauges are read when somebody looks.
-fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard) {
+fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard, starts: Arc<Starts>) {
     let (counts, weak) = (tracing.counts(), Arc::downgrade(gateway));
     gateway.metrics.on_scrape(move |readings| {
         let Some(gateway) = weak.upgrade() else {
@@ -179,6 +210,7 @@ fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard) {
         readings.policy_generation = Some(gateway.policies.generation());
         readings.policy_generations_live = Some(gateway.policies.live_generations());
         readings.policy_alarms = Some(gateway.policies.alarms().len());
+        readings.restarts = Some(starts.restarts().day);
         readings.spans_ended = Some(counts.ended());
         readings.spans_dropped = Some(counts.dropped());
     });

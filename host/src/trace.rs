@@ -4,15 +4,18 @@
 //! printed: they never become span events, because their fields are not on the list of what may
 //! leave the process.
 
+mod access;
 mod export;
 mod log;
+mod logging;
 mod otlp;
 mod outcome;
 mod propagate;
 pub mod semconv;
 pub mod spans;
 
-use std::io::{self, IsTerminal};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +24,15 @@ use opentelemetry_sdk::trace::{SdkTracerProvider, SpanExporter};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tracing::{Level, Metadata, Subscriber};
-use tracing_subscriber::filter::{FilterExt, FilterFn, LevelFilter, filter_fn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
+pub use access::{ACCESS, Finished};
 pub use export::Counts;
+pub use logging::Logging;
 pub use outcome::Outcome;
 pub use propagate::{context, trace_id, traceresponse};
 pub use spans::Held;
@@ -80,6 +85,8 @@ pub struct LogSettings {
     /// A level, or directives such as `info,stent::policy=debug`.
     pub filter: String,
     pub format: LogFormat,
+    /// File that lines are appended to, opened again at SIGUSR1; empty: standard error.
+    pub file: PathBuf,
 }
 
 impl Default for LogSettings {
@@ -87,6 +94,7 @@ impl Default for LogSettings {
         Self {
             filter: "info".to_owned(),
             format: LogFormat::Auto,
+            file: PathBuf::new(),
         }
     }
 }
@@ -103,7 +111,7 @@ pub enum LogFormat {
 impl LogSettings {
     /// Checks the filter, or the variable that takes its place.
     pub fn validate(&self) -> Result<(), TraceError> {
-        env_filter(self).map(drop)
+        logging::configured(self).map(drop)
     }
 }
 
@@ -125,6 +133,8 @@ pub enum TraceError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    #[error("log.file: {}: cannot be opened: {source}", path.display())]
+    LogFile { path: PathBuf, source: io::Error },
     #[error("telemetry.otlp: no exporter for {endpoint:?}")]
     Exporter {
         endpoint: String,
@@ -167,19 +177,19 @@ impl Settings {
 }
 
 /// Sets up logs and traces for the whole process. Works inside and outside of a runtime.
-pub fn init(settings: &Settings, log: &LogSettings) -> Result<Guard, TraceError> {
+pub fn init(settings: &Settings, log: &LogSettings) -> Result<(Guard, Logging), TraceError> {
     settings.validate()?;
-    let filter = env_filter(log)?;
     let (spans, guard) = exporting(settings)?;
+    let (lines, logging) = logging::lines(log)?;
     tracing_subscriber::registry()
         .with(spans)
-        .with(printer(log.format, filter))
+        .with(lines)
         .try_init()
         .map_err(|_| TraceError::Twice)?;
     if settings.capture_content {
         tracing::warn!("telemetry.capture_content is on: questions and answers are exported");
     }
-    Ok(guard)
+    Ok((guard, logging))
 }
 
 /// The layer that exports Stent's spans to the collector that `settings` name, if any.
@@ -230,49 +240,6 @@ where
 fn stent_spans() -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
     filter_fn(|meta: &Metadata<'_>| meta.is_span() && meta.target().starts_with("stent"))
         .with_max_level_hint(Level::INFO)
-}
-
-fn printer<S>(format: LogFormat, filter: EnvFilter) -> Box<dyn Layer<S> + Send + Sync>
-where
-    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
-{
-    let terminal = io::stderr().is_terminal();
-    let human = match format {
-        LogFormat::Auto => terminal,
-        LogFormat::Human => true,
-        LogFormat::Json => false,
-    };
-    // Spans are not printed; leaving them out here saves formatting their fields.
-    let events = filter.and(filter_fn(|meta: &Metadata<'_>| meta.is_event()));
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(terminal);
-    if human {
-        lines.compact().with_filter(events).boxed()
-    } else {
-        lines.event_format(log::Json).with_filter(events).boxed()
-    }
-}
-
-fn env_filter(log: &LogSettings) -> Result<EnvFilter, TraceError> {
-    let variable = std::env::var(LOG_VARIABLE)
-        .ok()
-        .filter(|value| !value.is_empty());
-    let (origin, found) = match variable {
-        Some(value) => (LOG_VARIABLE, value),
-        None => ("log.filter", log.filter.clone()),
-    };
-    // The SDK writes a line for each lost batch; the exporter's gate says it once.
-    let quiet = ["opentelemetry", "opentelemetry_sdk", "opentelemetry_otlp"];
-    let quiet = quiet.map(|target| format!("{target}=off")).join(",");
-    EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(format!("{quiet},{found}"))
-        .map_err(|source| TraceError::Filter {
-            origin,
-            found,
-            source,
-        })
 }
 
 /// Keeps the export running. Close it last, after the server has drained.

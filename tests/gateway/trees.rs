@@ -1,6 +1,7 @@
 //! The whole trace of a request for each way in which it can end, as a receiver gets it.
 
 mod expected;
+mod routes;
 
 use std::path::Path;
 use std::sync::Arc;

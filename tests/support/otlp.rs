@@ -59,9 +59,9 @@ pub struct Received {
     pub raw: String,
 }
 
-/// All received spans.
+/// All received spans, and the time that it takes to take in a batch.
 #[derive(Clone, Default)]
-struct Store(Arc<Mutex<VecDeque<Span>>>);
+struct Store(Arc<Mutex<VecDeque<Span>>>, Duration);
 
 impl Store {
     fn take_in(&self, request: ExportTraceServiceRequest) {
@@ -82,6 +82,7 @@ impl TraceService for Store {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        tokio::time::sleep(self.1).await;
         self.take_in(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -89,13 +90,23 @@ impl TraceService for Store {
 
 impl Receiver {
     pub fn start(protocol: Protocol) -> Self {
-        let store = Store::default();
+        Self::slow(protocol, Duration::ZERO)
+    }
+
+    /// Takes so long for each batch.
+    pub fn slow(protocol: Protocol, takes: Duration) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(listener, protocol, takes)
+    }
+
+    /// On a port that was chosen before: a collector that is back.
+    pub fn on(listener: std::net::TcpListener, protocol: Protocol, takes: Duration) -> Self {
+        let store = Store(Arc::default(), takes);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let service = store.clone();
@@ -132,6 +143,23 @@ impl Receiver {
                 Instant::now() < deadline,
                 "{} of {count} spans came: {names:?}",
                 spans.len()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A trace's server span, once it has come; fails after 30 s.
+    pub fn server(&self, trace_id: &str) -> Received {
+        let id = hex::decode(trace_id).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let spans = self.now(&id);
+            if let Some(server) = spans.into_iter().find(|span| span.kind == "SERVER") {
+                return server;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no server span of {trace_id} came"
             );
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -251,6 +279,7 @@ async fn http(listener: TcpListener, service: Store) {
         let Ok(request) = ExportTraceServiceRequest::decode(body) else {
             return (StatusCode::BAD_REQUEST, Vec::new());
         };
+        tokio::time::sleep(store.1).await;
         store.take_in(request);
         (
             StatusCode::OK,

@@ -7,15 +7,14 @@ use stent::metrics::{Finished, MAX_NAMES, Metrics};
 use stent::trace::Outcome;
 
 fn finished(outcome: Outcome) -> Finished<'static> {
+    let elapsed = Duration::from_millis(2500);
     Finished {
-        route: "/chat/stream",
-        outcome,
-        elapsed: Duration::from_millis(2500),
         ttft: Some(Duration::from_millis(300)),
         output_tokens: 21,
         engine: Some(Duration::from_millis(2499)),
         decode: Some(Duration::from_millis(2000)),
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
+        ..Finished::plain("POST", "/chat/stream", 200, outcome, elapsed)
     }
 }
 

@@ -1,7 +1,11 @@
 //! Traces as a collector receives them, and metrics as Prometheus scrapes them.
 
+mod logs;
 mod metrics;
 mod privacy;
+mod secrets;
+mod series;
+mod status;
 mod trouble;
 
 use std::time::Duration;

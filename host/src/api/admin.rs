@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{App, Name, body};
 use crate::error::Error;
-use crate::metrics::CONTENT_TYPE;
+use crate::metrics::{CONTENT_TYPE, Process};
 use crate::policy::{Hook, PolicyError};
 
 pub fn router(app: Arc<App>) -> Router {
@@ -27,6 +27,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/alarms", get(alarms))
         .route("/admin/audit", get(audit))
         .route("/admin/slots", get(slots))
+        .route("/admin/status", get(status))
+        .route("/admin/log", get(log).put(set_log).delete(reset_log))
         .fallback(async || Error::NotFound("admin route"))
         .method_not_allowed_fallback(wrong_method)
         .with_state(app)
@@ -35,12 +37,14 @@ pub fn router(app: Arc<App>) -> Router {
 async fn wrong_method(request: Request) -> Error {
     let changes = ["/reload", "/rollback", "/promote", "/config"];
     let path = request.uri().path();
+    let allowed = match changes.iter().any(|end| path.ends_with(end)) {
+        true => "POST",
+        false if path == "/admin/log" => "GET, PUT, DELETE",
+        false => "GET",
+    };
     Error::Method {
         method: request.method().to_string(),
-        allowed: match changes.iter().any(|end| path.ends_with(end)) {
-            true => "POST",
-            false => "GET",
-        },
+        allowed,
     }
 }
 
@@ -109,6 +113,67 @@ async fn audit(State(app): State<Arc<App>>) -> Result<Response, Error> {
 
 async fn slots(State(app): State<Arc<App>>) -> Response {
     Json(json!(app.gateway.engine.status())).into_response()
+}
+
+/// Everything that `stent status` and `stent top` show, as things stand.
+async fn status(State(app): State<Arc<App>>) -> Response {
+    let gateway = &app.gateway;
+    let engine = gateway.engine.status();
+    let reason = super::problem(&app);
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "model": gateway.engine.model().name,
+        "uptime_s": app.started.elapsed().as_secs(),
+        "ready": reason.is_none(),
+        "reason": reason,
+        "restarts": app.starts.restarts(),
+        "process": Process::read(),
+        "first_words": gateway.metrics.first_words(),
+        "queue": { "waiting": engine.queued, "limit": gateway.admission.limit() - engine.slots.len() },
+        "slots": engine.slots,
+        "totals": engine.totals,
+        "now": gateway.metrics.readings(),
+        "policies": gateway.policies.list(),
+        "alarms": gateway.policies.alarms(),
+        "log": app.logging.current(),
+    }))
+    .into_response()
+}
+
+/// Which lines are written, and which a start would write.
+async fn log(State(app): State<Arc<App>>) -> Response {
+    Json(json!({ "filter": app.logging.current(), "configured": app.logging.configured() }))
+        .into_response()
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    /// A level, or directives such as `info,stent::policy=debug`.
+    filter: String,
+}
+
+/// Another filter, until the gateway is started again.
+async fn set_log(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Error> {
+    let Filter { filter } = body::read(&headers, body, app.bodies).await?;
+    let wrong = |_| {
+        let expected = "a level or directives such as \"info,stent::policy=debug\"";
+        Error::invalid("filter", format!("found {filter:?}, expected {expected}"))
+    };
+    app.logging.set(&filter).map_err(wrong)?;
+    tracing::info!(filter, "the log has another filter");
+    Ok(log(State(app)).await)
+}
+
+async fn reset_log(State(app): State<Arc<App>>) -> Response {
+    // It was read once already, at the start.
+    let _ = app.logging.set(app.logging.configured());
+    log(State(app)).await
 }
 
 fn hook(name: &str) -> Result<Hook, Error> {

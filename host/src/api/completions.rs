@@ -195,6 +195,7 @@ impl Request {
                 None => "max_tokens",
             },
             attributes: Vec::new(),
+            request_id: None,
             streaming,
             span,
             route: ROUTE,

@@ -95,6 +95,7 @@ impl Request {
             },
             max_tokens_field: "max_tokens",
             attributes: Vec::new(),
+            request_id: None,
             streaming,
             span,
             route,

@@ -9,11 +9,10 @@ use super::{Answer, history};
 use crate::cache::Cached;
 use crate::engine::{Event, Outcome as Run};
 use crate::error::Error;
-use crate::metrics::Finished;
 use crate::policy::{Filter, Lookup, Prompt, Step, Trimmed};
 use crate::stream::{self, Head, Part, Parts, Summary, Undelivered};
 use crate::trace::spans::{self, Outcome};
-use crate::trace::trace_id;
+use crate::trace::{Finished, trace_id};
 use crate::types::{Finish, Token};
 
 /// Answers from the cache: the same parts as a fresh answer has.
@@ -51,7 +50,7 @@ async fn at_once(
         let asked = history::without_answer(&turn.messages);
         spans::content(&turn.ask.span, asked, text, summary.finish);
     }
-    close(&turn, outcome, &summary, None);
+    close(&turn, outcome, &summary, None, None);
     // Two parts always fit the buffer: this waits for nobody.
     for part in [Part::Text(text.to_owned()), Part::Done(summary)] {
         let _ = parts.send(part).await;
@@ -162,7 +161,7 @@ impl Writer {
             End::Undelivered(Undelivered::Slow(error)) => self.fail(error).await,
             End::Undelivered(Undelivered::Gone) => {
                 spans::event(&self.turn.ask.span, "client_disconnected", &[]);
-                close(&self.turn, Outcome::Cancelled, &summary(&self.turn), None);
+                close(&self.turn, Outcome::Cancelled, &self.so_far(), None, None);
             }
         }
     }
@@ -244,22 +243,30 @@ impl Writer {
             (true, true) => Outcome::Coalesced,
             (true, false) => Outcome::Ok,
         };
-        close(&self.turn, outcome, &summary, Some(&run));
+        close(&self.turn, outcome, &summary, Some(&run), None);
         let delivered = self.parts.send(Part::Done(summary)).await.is_ok();
         if complete && delivered {
             self.turn.anchor = self.trimmed.first.or(self.turn.anchor);
-            history::foresee(&mut self.turn).await;
+            history::foresee(&mut self.turn, &self.prompt.tokens).await;
         }
     }
 
     async fn fail(self, error: Error) {
-        tracing::warn!(
-            code = error.class().2,
-            "the answer failed after its head was sent"
-        );
         spans::failed(&self.turn.ask.span, error.class().2);
-        close(&self.turn, Outcome::Error, &summary(&self.turn), None);
+        let so_far = self.so_far();
+        close(&self.turn, Outcome::Error, &so_far, None, Some(&error));
         let _ = self.parts.send(Part::Failed(error)).await;
+    }
+
+    /// The summary of an answer that broke off.
+    fn so_far(&self) -> Summary {
+        let arrived = self.turn.ask.arrived;
+        Summary {
+            ttft: self.first.map(|first| first.duration_since(arrived)),
+            prompt_tokens: len(&self.prompt.tokens),
+            output_tokens: len(&self.tokens),
+            ..summary(&self.turn)
+        }
     }
 
     fn summary(&self, run: &Run, follows: bool) -> Summary {
@@ -286,19 +293,35 @@ fn cut_off() -> Error {
     Error::Unavailable("the server is shutting down and could not finish this answer".into())
 }
 
-/// Records how the request ended, on its span and in the metrics; once per request.
-fn close(turn: &Turn, outcome: Outcome, summary: &Summary, run: Option<&Run>) {
-    spans::outcome(&turn.ask.span, outcome);
-    turn.gateway.metrics.request_finished(&Finished {
-        route: turn.ask.route,
-        outcome,
-        elapsed: turn.elapsed(),
+/// Records how the request ended; once per request.
+fn close(
+    turn: &Turn,
+    outcome: Outcome,
+    summary: &Summary,
+    run: Option<&Run>,
+    error: Option<&Error>,
+) {
+    let ask = &turn.ask;
+    let failed = error.map(Error::class);
+    // The head of a stream has left: what fails after it cannot change its status.
+    let status = failed.map_or(200, |(status, ..)| match ask.streaming {
+        true => 200,
+        false => status.as_u16(),
+    });
+    let finished = Finished {
+        code: failed.map(|(_, _, code)| code),
         ttft: summary.ttft,
+        prompt_tokens: summary.prompt_tokens,
+        cached_tokens: summary.cached_tokens,
         output_tokens: summary.output_tokens,
         engine: run.map(|run| run.queued + run.prefill + run.decode),
         decode: run.map(|run| run.decode),
+        generation: Some(summary.generation),
         trace_id: summary.trace_id.as_deref(),
-    });
+        request_id: ask.request_id.as_deref(),
+        ..Finished::plain("POST", ask.route, status, outcome, turn.elapsed())
+    };
+    turn.gateway.finished(&ask.span, &finished);
 }
 
 /// The summary of an answer that nothing was generated for.

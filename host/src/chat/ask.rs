@@ -22,6 +22,8 @@ pub struct Ask {
     pub max_tokens_field: &'static str,
     /// What the operator tells policies about the request, by name.
     pub attributes: Vec<(String, String)>,
+    /// The client's own name for the request, for the access log.
+    pub request_id: Option<String>,
     /// Whether the client reads the answer as it is produced.
     pub streaming: bool,
     /// The server span.

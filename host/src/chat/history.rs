@@ -7,7 +7,7 @@ use super::turn::Turn;
 use crate::cache::Cached;
 use crate::engine::Outcome as Run;
 use crate::error::Error;
-use crate::policy::{AnswerOutcome, Lookup, Prompt};
+use crate::policy::{AnswerOutcome, Hook, Lookup, Prompt};
 use crate::session::Exchange;
 use crate::trace::spans;
 use crate::types::{Message, Role, Special, Token};
@@ -110,7 +110,10 @@ pub fn without_answer(messages: &[Message]) -> &[Message] {
 /// Tells the engine what the session's next prompt will start with, so that it can be computed
 /// while nobody waits. The policies themselves say it: they build the prompt of two made-up next
 /// questions, and what both have in common is sure.
-pub async fn foresee(turn: &mut Turn) {
+///
+/// Where it does not go on from `asked`, this turn's prompt, its KV is lost: a prefix break, which
+/// is counted for the policy that moved the beginning.
+pub async fn foresee(turn: &mut Turn, asked: &[Token]) {
     let (Some(key), Some(last)) = (turn.key(), turn.messages.last().cloned()) else {
         return;
     };
@@ -143,18 +146,29 @@ pub async fn foresee(turn: &mut Turn) {
     let [first, second] = prompts.as_slice() else {
         return;
     };
-    let common = first.iter().zip(second).take_while(|(a, b)| a == b).count();
-    if let Some(sure) = first.get(..common) {
-        turn.gateway.engine.prepare(&key, sure.into());
+    let (first, cut) = first;
+    let common = |a: &[Token], b: &[Token]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let Some(sure) = first.get(..common(first, &second.0)) else {
+        return;
+    };
+    if common(sure, asked) < asked.len() {
+        let hook = match *cut == turn.anchor {
+            true => Hook::Prompt,
+            false => Hook::Trim,
+        };
+        let (digest, _) = turn.policies.digest(hook);
+        turn.gateway.metrics.prefix_break(hook.as_str(), digest);
     }
+    turn.gateway.engine.prepare(&key, sure.into());
 }
 
-async fn next_prompt(turn: &Turn) -> Option<Vec<Token>> {
+/// The prompt, and the first message that trimming kept.
+async fn next_prompt(turn: &Turn) -> Option<(Vec<Token>, Option<u64>)> {
     let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await.ok()?;
     let prompt = turn
         .policies
         .build(&trimmed.of(&turn.messages))
         .await
         .ok()?;
-    Some(prompt.tokens)
+    Some((prompt.tokens, trimmed.first.or(turn.anchor)))
 }

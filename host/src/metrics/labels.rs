@@ -55,6 +55,13 @@ pub(super) struct ReloadLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct BreakLabels {
+    pub(super) hook: &'static str,
+    /// First 12 hex digits of the policy's sha256.
+    pub(super) policy: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct CacheLabels {
     pub(super) key: &'static str,
     pub(super) result: &'static str,

@@ -6,20 +6,22 @@ use std::fs;
 const TICKS: f64 = 100.0;
 
 /// A field is absent where /proc did not tell it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Process {
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct Process {
     /// VmRSS in bytes.
-    pub(super) resident: Option<i64>,
+    pub resident: Option<i64>,
     /// VmLck in bytes: what mlock really holds.
-    pub(super) locked: Option<i64>,
+    pub locked: Option<i64>,
     /// User and system time in seconds.
-    pub(super) cpu: Option<f64>,
+    pub cpu: Option<f64>,
+    /// CPUs that it may use.
+    pub cpus: Option<usize>,
     /// Start, in seconds since 1970.
-    pub(super) started: Option<f64>,
+    pub started: Option<f64>,
 }
 
 impl Process {
-    pub(super) fn read() -> Self {
+    pub fn read() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let system = fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -29,6 +31,7 @@ impl Process {
             cpu: ticks(&stat, 14)
                 .zip(ticks(&stat, 15))
                 .map(|(user, system)| user + system),
+            cpus: std::thread::available_parallelism().ok().map(usize::from),
             started: boot(&system)
                 .zip(ticks(&stat, 22))
                 .map(|(boot, since)| boot + since),

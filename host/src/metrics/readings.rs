@@ -14,7 +14,7 @@ use super::process::Process;
 
 /// One scrape's values; each stage fills in its own through [`super::Metrics::on_scrape`].
 /// `None` is left out of the exposition: no reader knows it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Readings {
     /// Jobs that wait for a slot.
     pub queue_depth: Option<usize>,
@@ -31,6 +31,8 @@ pub struct Readings {
     pub policy_generations_live: Option<usize>,
     /// Standing troubles of the policies.
     pub policy_alarms: Option<usize>,
+    /// Starts of the last 24 hours that followed another.
+    pub restarts: Option<usize>,
     /// Spans that ended, and those of them that never reached the collector.
     pub spans_ended: Option<u64>,
     pub spans_dropped: Option<u64>,
@@ -50,7 +52,7 @@ impl Readers {
             .push(reader);
     }
 
-    fn read(&self) -> Readings {
+    pub(super) fn read(&self) -> Readings {
         let mut readings = Readings::default();
         for reader in self.0.read().unwrap_or_else(PoisonError::into_inner).iter() {
             reader(&mut readings);
@@ -121,6 +123,11 @@ impl Readings {
             "Standing troubles of the policies (GET /admin/alarms says which)",
             self.policy_alarms.map(int),
         )?;
+        out.gauge(
+            "stent_restarts",
+            "Restarts within the last 24 hours",
+            self.restarts.map(int),
+        )?;
         out.counter(
             "stent_spans_ended",
             "Spans that ended",
@@ -153,9 +160,7 @@ impl Process {
         out.gauge(
             "stent_cpus",
             "CPUs that the process may use",
-            std::thread::available_parallelism()
-                .ok()
-                .map(|n| int(n.get())),
+            self.cpus.map(int),
         )?;
         if let Some(started) = self.started {
             let gauge = ConstGauge::new(started);

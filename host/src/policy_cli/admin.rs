@@ -109,8 +109,16 @@ pub fn audit(remote: &Remote, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 impl Remote {
-    /// `body` is JSON.
-    fn ask(&self, method: Method, route: &str, body: Option<Vec<u8>>) -> Result<Value, Error> {
+    /// Whether the gateway's answer is wanted as it is.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// What the admin route answers; `body` is JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or not as a gateway does.
+    pub fn ask(&self, method: Method, route: &str, body: Option<Vec<u8>>) -> Result<Value, Error> {
         let base = match self.admin.contains("://") {
             true => self.admin.trim_end_matches('/').to_owned(),
             false => format!("http://{}", self.admin),

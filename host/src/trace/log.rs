@@ -39,7 +39,7 @@ where
     }
 }
 
-/// An event that names its trace itself (an access line, written after its span ended) keeps it.
+/// An event that names its trace itself, as an access line does, keeps it.
 fn add_ids(line: &mut Map<String, Value>, event: &Event<'_>) {
     let context = match event.parent() {
         Some(id) => tracing::dispatcher::get_default(|dispatch| {
@@ -49,8 +49,15 @@ fn add_ids(line: &mut Map<String, Value>, event: &Event<'_>) {
     };
     let Some(context) = context else { return };
     let span = context.span().span_context().clone();
-    if span.is_valid() && !line.contains_key("trace_id") {
-        line.insert("trace_id".to_owned(), span.trace_id().to_string().into());
+    if !span.is_valid() {
+        return;
+    }
+    let trace = span.trace_id().to_string();
+    if *line
+        .entry("trace_id")
+        .or_insert_with(|| trace.clone().into())
+        == trace
+    {
         line.insert("span_id".to_owned(), span.span_id().to_string().into());
     }
 }

@@ -97,12 +97,10 @@ pub fn http_status(server: &Span, code: u16) {
     }
 }
 
-/// How the request ended; once per request, on the server span.
+/// How the request ended; once per request, on the server span. It says nothing of a failure: a
+/// client's mistake is none of the server's (HTTP conventions, span status).
 pub fn outcome(server: &Span, outcome: Outcome) {
     set(server, OUTCOME, outcome.as_str());
-    if outcome == Outcome::Error {
-        server.set_status(Status::error(""));
-    }
 }
 
 /// The policy generation that the request is pinned to.

@@ -1,0 +1,229 @@
+//! A person's words go through a real gateway and turn up in nothing that an operator keeps: not in
+//! spans, log, metrics or admin pages; with content capture on, in two attributes of spans alone.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use stent::trace::Protocol;
+
+use crate::policy::guest::{Guest, TRAP};
+use crate::support::otlp::{Received, Receiver};
+use crate::support::server::Server;
+
+const ASKED: &str = "canary-asked-51c9";
+const SAID: &str = "canary-said-8d02";
+const SESSION: &str = "canary-session-77ab";
+const ALL: [&str; 3] = [ASKED, SAID, SESSION];
+
+/// Everything that an operator can read, by where it was found.
+async fn kept(server: &Server, spans: &[Received]) -> Vec<(String, String)> {
+    let mut all: Vec<_> = spans
+        .iter()
+        .map(|span| (format!("span {}", span.name), span.raw.clone()))
+        .collect();
+    all.push(("log".into(), server.log()));
+    let hooks = ["guard", "trim", "prompt", "cache", "filter"];
+    let histories = hooks.map(|hook| format!("/admin/policies/{hook}/history"));
+    let fixed = [
+        "/metrics",
+        "/admin/policies",
+        "/admin/alarms",
+        "/admin/audit",
+        "/admin/slots",
+        "/admin/status",
+        "/admin/log",
+    ];
+    for page in histories.iter().map(String::as_str).chain(fixed) {
+        let response = server
+            .client
+            .get(format!("{}{page}", server.admin))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 200, "{page}");
+        all.push((page.into(), response.text().await.unwrap()));
+    }
+    all
+}
+
+fn holding<'a>(kept: &'a [(String, String)], canary: &str) -> Vec<&'a str> {
+    let found = kept.iter().filter(|(_, text)| text.contains(canary));
+    found.map(|(place, _)| place.as_str()).collect()
+}
+
+/// Asks in every way that ends differently, the slots' page being looked at in the middle of one.
+async fn ask_all(server: &Server) -> (Vec<String>, Value) {
+    let mut traces = Vec::new();
+    let message = format!("Tell me of {ASKED}");
+    let bodies = [
+        (
+            "/chat",
+            json!({ "message": message, "session_id": SESSION }),
+        ),
+        (
+            "/chat",
+            json!({ "message": message, "session_id": SESSION }),
+        ),
+        (
+            "/chat/stream",
+            json!({ "message": message, "session_id": SESSION }),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": "user", "content": message }], "session_id": SESSION }),
+        ),
+        // Refused: the words are in what is wrong.
+        (
+            "/chat",
+            json!({ "message": message, "session_id": SESSION, "temperature": 9 }),
+        ),
+        ("/chat", json!({ "message": message, ASKED: 1 })),
+        (
+            "/chat",
+            json!({ "message": message, "session_id": format!("{SESSION} {ASKED}") }),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [{ "role": ASKED, "content": message }] }),
+        ),
+        (
+            "/chat",
+            json!({ "message": format!("{ASKED} ").repeat(4000), "session_id": SESSION }),
+        ),
+    ];
+    for (route, body) in bodies {
+        let response = server.post(route, body).await;
+        let trace = response.headers()["traceresponse"].to_str().unwrap();
+        traces.push(trace.split('-').nth(1).unwrap().to_owned());
+        drop(response.bytes().await);
+    }
+    let running = server
+        .post(
+            "/chat/stream",
+            json!({ "message": message, "session_id": SESSION, "seed": "random" }),
+        )
+        .await;
+    server
+        .until("it speaks", async |s| {
+            s.admin("/admin/slots").await["slots"][0]["output_tokens"] != 0
+        })
+        .await;
+    let slots = server.admin("/admin/slots").await;
+    drop(running);
+    // Names of people's things in paths.
+    for url in [
+        format!("/sessions/{SESSION}"),
+        format!("/{ASKED}"),
+        format!("/v1/models/{ASKED}"),
+    ] {
+        let response = server
+            .client
+            .get(format!("{}{url}", server.base))
+            .send()
+            .await
+            .unwrap();
+        drop(response.bytes().await);
+    }
+    (traces, slots)
+}
+
+async fn start(sets: &[&str], receiver: &Receiver) -> Server {
+    let endpoint = format!("telemetry.otlp={}", receiver.endpoint());
+    let said = format!("engine.script.text=I say {SAID} to everyone.");
+    let own = [
+        "engine.kind=scripted",
+        "engine.script.token=20ms",
+        "engine.n_ctx=2048",
+        &said,
+        &endpoint,
+    ];
+    // A policy that fails: its fault is told in log, spans and metrics.
+    let bad = Guest::trimmer("bad", TRAP).core();
+    let server = Server::launch(&[&own, sets].concat(), |policies| {
+        std::fs::write(policies.join("trim.wasm"), bad).unwrap();
+    });
+    server
+        .until("it is ready", async |s| {
+            let asked = s.client.get(format!("{}/ready", s.base)).send().await;
+            asked.is_ok_and(|response| response.status() == 200)
+        })
+        .await;
+    server
+}
+
+async fn spans(receiver: Arc<Receiver>, traces: Vec<String>) -> Vec<Received> {
+    let all = move || -> Vec<Received> {
+        let whole = |id: &String| {
+            receiver.server(id);
+            receiver.trace(id, 1)
+        };
+        traces.iter().flat_map(whole).collect()
+    };
+    tokio::task::spawn_blocking(all).await.unwrap()
+}
+
+#[tokio::test]
+async fn nothing_of_what_people_write_is_kept() {
+    let receiver = Arc::new(Receiver::start(Protocol::Grpc));
+    // As talkative as it gets: libraries too.
+    let server = start(&["log.filter=trace"], &receiver).await;
+    let (traces, slots) = ask_all(&server).await;
+    let seen = spans(Arc::clone(&receiver), traces).await;
+    assert!(seen.len() > 50, "{}", seen.len());
+    let mut kept = kept(&server, &seen).await;
+    kept.push(("slots while it speaks".into(), slots.to_string()));
+    assert!(
+        server.log().len() > 10_000,
+        "the log is not talkative: {}",
+        server.log()
+    );
+    for canary in ALL {
+        assert_eq!(holding(&kept, canary), Vec::<&str>::new(), "{canary}");
+    }
+    assert!(
+        !server.log().contains("capture_content"),
+        "nothing warns of what is off"
+    );
+}
+
+#[tokio::test]
+async fn one_switch_lets_content_into_spans_and_says_so() {
+    let receiver = Arc::new(Receiver::start(Protocol::Grpc));
+    let server = start(
+        &["telemetry.capture_content=true", "log.filter=debug"],
+        &receiver,
+    )
+    .await;
+    let warned = server.log();
+    assert!(
+        warned.contains("telemetry.capture_content is on: questions and answers are exported"),
+        "{warned}"
+    );
+    let (traces, _) = ask_all(&server).await;
+    let seen = spans(Arc::clone(&receiver), traces).await;
+    let kept = kept(&server, &seen).await;
+    assert_eq!(holding(&kept, SESSION), Vec::<&str>::new());
+    for (canary, attribute) in [
+        (ASKED, "gen_ai.input.messages"),
+        (SAID, "gen_ai.output.messages"),
+    ] {
+        let places = holding(&kept, canary);
+        assert!(
+            !places.is_empty() && places.iter().all(|place| place.starts_with("span ")),
+            "{places:?}"
+        );
+        for span in &seen {
+            let told: Vec<_> = span
+                .attributes
+                .iter()
+                .filter(|(_, v)| v.to_string().contains(canary))
+                .collect();
+            // What was said before is part of what is asked.
+            let allowed = [attribute, "gen_ai.input.messages"];
+            assert!(
+                told.iter().all(|(key, _)| allowed.contains(&key.as_str())),
+                "{told:?}"
+            );
+        }
+    }
+}

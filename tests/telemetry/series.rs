@@ -1,0 +1,155 @@
+//! What a scrape holds after much has happened, on a real gateway.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::support::server::Server;
+
+/// Names and labels, without values and exemplars.
+fn series(metrics: &str) -> BTreeSet<String> {
+    let lines = metrics.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            line.split(" # ")
+                .next()
+                .unwrap()
+                .rsplit_once(' ')
+                .unwrap()
+                .0
+                .to_owned()
+        })
+        .collect()
+}
+
+/// Sessions, tenants' headers, users and models that clients name: none becomes a series.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_sessions_and_tenants_add_no_series() {
+    const SESSIONS: usize = 10_000;
+    let server = Server::start(&[
+        "engine.kind=scripted",
+        "engine.queue=64",
+        "log.filter=warn",
+        "engine.script.text=Yes.",
+    ])
+    .await;
+    let ask = async |n: usize| {
+        let message = json!([{ "role": "user", "content": "Hello" }]);
+        let body = json!({
+            "messages": message, "seed": 1, "session_id": format!("session-{n}"),
+            "user": format!("tenant-{n}"), "model": format!("model-{n}"),
+        });
+        let request = server
+            .client
+            .post(format!("{}/v1/chat/completions", server.base));
+        let request = request
+            .header("x-tenant", format!("tenant-{n}"))
+            .header("x-request-id", format!("id-{n}"));
+        let response = request.json(&body).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.bytes().await.unwrap();
+    };
+    for n in 0..20 {
+        ask(n).await;
+    }
+    let before = series(&server.metrics().await);
+    let next = std::sync::atomic::AtomicUsize::new(20);
+    let worker = async || loop {
+        let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if n >= SESSIONS {
+            return;
+        }
+        ask(n).await;
+    };
+    futures::future::join_all((0..16).map(|_| worker())).await;
+    let metrics = server.metrics().await;
+    let after = series(&metrics);
+    let counted =
+        format!("stent_requests_total{{route=\"/v1/chat/completions\",outcome=\"ok\"}} {SESSIONS}");
+    let shared = metrics.contains(&counted);
+    // Some may have shared a run, which is another outcome.
+    let more: Vec<_> = after
+        .difference(&before)
+        .filter(|name| !name.contains("coalesced"))
+        .collect();
+    assert!(more.is_empty(), "{shared}: {more:#?}");
+    assert!(after.len() < 400, "{}", after.len());
+    for name in ["session-", "tenant-", "model-", "id-7"] {
+        assert!(!metrics.contains(name), "{name}");
+    }
+}
+
+/// The time of a request that was not the engine's, which here is nearly all.
+#[tokio::test]
+async fn the_gateways_own_time_is_a_metric() {
+    let server = Server::start(&[
+        "engine.kind=scripted",
+        "engine.script.token=20ms",
+        "cache.store=off",
+    ])
+    .await;
+    server.chat("hello", "one").await;
+    let metrics = server.metrics().await;
+    let sum = |name: &str| -> f64 {
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}_sum{{")));
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok())
+            .unwrap_or_else(|| panic!("no {name}: {metrics}"))
+    };
+    let (whole, own) = (
+        sum("gen_ai_server_request_duration_seconds"),
+        sum("stent_gateway_overhead_seconds"),
+    );
+    // Twelve steps of 20 ms were the engine's.
+    assert!(
+        own > 0.0 && whole - own > 0.2,
+        "{whole} s, {own} s of them the gateway's"
+    );
+}
+
+/// A history that grows past the context: trimming moves the prompt's beginning.
+#[tokio::test]
+async fn a_prefix_break_names_the_policy_that_caused_it() {
+    let sets = [
+        "engine.kind=scripted",
+        "engine.n_ctx=400",
+        "engine.max_tokens=32",
+        "cache.store=off",
+    ];
+    let server = Server::start(&sets).await;
+    let breaks = async |hook: &str| {
+        let metrics = server.metrics().await;
+        let start = format!("stent_prefix_breaks_total{{hook=\"{hook}\",policy=\"");
+        metrics
+            .lines()
+            .find(|line| line.starts_with(&start))
+            .map(str::to_owned)
+    };
+    server.chat("a first question", "one").await;
+    assert_eq!(breaks("trim").await, None);
+    for n in 0..12 {
+        server
+            .chat(
+                &format!("question number {n}, with some words in it"),
+                "one",
+            )
+            .await;
+    }
+    server
+        .until("the break is counted", async |_| {
+            breaks("trim").await.is_some()
+        })
+        .await;
+    let line = breaks("trim").await.unwrap();
+    let policies = server.admin("/admin/policies").await;
+    let trim = policies
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|p| p["hook"] == "trim")
+        .unwrap();
+    let digest = trim["sha256"].as_str().unwrap().get(..12).unwrap();
+    assert!(line.contains(digest), "{line}: {trim}");
+    assert_eq!(breaks("prompt").await, None);
+}
