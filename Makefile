@@ -10,7 +10,7 @@ all: run
 
 include deploy/bench/bench.mk
 
-.PHONY: all run build test test-all plugins setup fmt lint deny receiver templates soak bench-micro clean
+.PHONY: all run build test test-all plugins setup fmt lint deny receiver rules templates soak bench-micro bench-telemetry clean
 
 run: build
 	target/release/stent serve $(ARGS)
@@ -43,8 +43,12 @@ soak: build
 bench-micro: plugins
 	$(CARGO) bench --locked --bench policy
 
+# What telemetry costs a request, with collectors that are well, down, hung and slow (3 minutes).
+bench-telemetry: build
+	$(CARGO) bench --locked --bench telemetry
+
 # Also what takes longer or needs more from the registries.
-test-all: test deny receiver snippet templates
+test-all: test deny receiver rules snippet templates
 
 # The projects of `stent policy new` in every language.
 templates: build
@@ -64,9 +68,20 @@ deny:
 	    $(CARGO) deny check advisories; \
 	else echo "deny: advisories were not checked, $(ADVISORIES) does not answer"; fi
 
-# The spans, as a collector that is not ours understands them.
+# The spans, as a collector that is not ours understands them, and as Jaeger's query API gives them
+# back. SCREENSHOT=docs/trace.png takes the picture of Jaeger's page anew.
+SCREENSHOT ?=
 receiver: build
 	tests/receiver.py target/release/stent
+	tests/jaeger/build.sh
+	tests/jaeger.py target/release/stent target/jaeger/debug/receiver $(if $(SCREENSHOT),--screenshot $(SCREENSHOT))
+
+# The rules on made-up samples, then a real Prometheus on a real gateway.
+rules: build
+	@command -v promtool >/dev/null || deploy/setup/apt.sh prometheus
+	promtool check config deploy/prometheus/prometheus.yml
+	promtool test rules deploy/prometheus/rules.test.yml
+	tests/prometheus.py target/release/stent
 
 # The README's JavaScript, in a browser.
 snippet: build
