@@ -8,6 +8,7 @@ use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::otlp::Receiver;
+use crate::support::server::Server;
 
 /// More than the queue holds.
 const SPANS: u64 = 20_000;
@@ -102,6 +103,67 @@ fn a_collector_that_comes_back_gets_the_later_spans() {
         (guard.counts().exported(), guard.counts().dropped()),
         (0, 1)
     );
+}
+
+/// A real gateway whose collector is down, comes, is slow and goes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_outlives_every_trouble_of_its_collector() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    drop(port);
+    let endpoint = format!("telemetry.otlp=http://{address}");
+    let sets = ["engine.kind=scripted", "cache.store=off", &endpoint];
+    let mut server = Server::start(&sets).await;
+    let told = |server: &Server, what: &str| server.log().matches(what).count();
+    let (failed, back) = ("the trace collector failed", "the trace collector is back");
+
+    // Down: more than one batch is lost, each span is counted, and one line tells of it.
+    for n in 0..50 {
+        server.chat("hello", &format!("down-{n}")).await;
+    }
+    server
+        .until("the spans are lost", async |s| {
+            s.gauge("stent_spans_dropped_total").await >= 500
+        })
+        .await;
+    assert_eq!(
+        (told(&server, failed), told(&server, back)),
+        (1, 0),
+        "{}",
+        server.log()
+    );
+
+    // Back, and slow: the later spans arrive.
+    let listener = TcpListener::bind(address).unwrap();
+    let receiver = Receiver::on(listener, Protocol::Grpc, Duration::from_millis(500));
+    server
+        .until("it is told", async |s| {
+            s.chat("hello", "anybody").await;
+            s.log().contains(back)
+        })
+        .await;
+    let answer = server.chat("hello", "back").await;
+    let trace = answer["stent"]["trace_id"].as_str().unwrap().to_owned();
+    let (receiver, root) = tokio::task::spawn_blocking(move || {
+        let root = receiver.server(&trace);
+        (receiver, root)
+    })
+    .await
+    .unwrap();
+    assert_eq!(root.name, "POST /chat");
+
+    // Gone again: a second line, and an end that waits for nobody.
+    drop(receiver);
+    server.chat("hello", "gone").await;
+    server
+        .until("it is told again", async |s| told(s, failed) == 2)
+        .await;
+    let start = Instant::now();
+    server.terminate();
+    assert_eq!(server.ended().await, 0, "{}", server.log());
+    // 3 s for the last spans; the machine may be busy.
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "the end took {took:?}");
 }
 
 #[test]

@@ -67,7 +67,13 @@ struct Fields<'a>(&'a mut Map<String, Value>);
 
 impl Fields<'_> {
     fn insert(&mut self, field: &Field, value: Value) {
-        self.0.insert(field.name().to_owned(), value);
+        // What comes through the `log` crate names its target in a field, and source files in others.
+        let name = match field.name() {
+            "log.target" => "target",
+            name if name.starts_with("log.") => return,
+            name => name,
+        };
+        self.0.insert(name.to_owned(), value);
     }
 }
 
