@@ -194,10 +194,7 @@ fn main() {
         }
     }
     let off = [gateways[0].percentile(50), gateways[0].percentile(99)];
-    println!(
-        "{} requests each, in turns, one at a time; microseconds",
-        REQUESTS
-    );
+    println!("{REQUESTS} requests each, in turns, one at a time; microseconds");
     println!(
         "| collector | p50 | p50 over off | p99 | p99 over off | spans ended | dropped | end after SIGTERM |"
     );
