@@ -10,7 +10,7 @@ all: run
 
 include deploy/bench/bench.mk
 
-.PHONY: all run build test test-all plugins setup fmt lint deny receiver rules templates soak bench-micro bench-telemetry clean
+.PHONY: all run build test test-all plugins setup fmt lint deny receiver rules templates soak bench-micro bench-telemetry bench-hits clean
 
 run: build
 	target/release/stent serve $(ARGS)
@@ -46,6 +46,10 @@ bench-micro: plugins
 # What telemetry costs a request, with collectors that are well, down, hung and slow (3 minutes).
 bench-telemetry: build
 	$(CARGO) bench --locked --bench telemetry
+
+# What an answer from the cache costs through HTTP, beside a bare handler (docs/benchmarks.md).
+bench-hits: plugins
+	$(CARGO) bench --locked --bench hits
 
 # Also what takes longer or needs more from the registries.
 test-all: test deny receiver rules snippet templates

@@ -22,7 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 pub use crate::trace::Finished;
 pub use labels::MAX_NAMES;
 use labels::{
-    Bounded, BreakLabels, CacheLabels, FaultLabels, GenAi, OutcomeLabel, PolicyLabels,
+    Bounded, BreakLabels, CacheLabels, FaultLabels, GenAi, HookLabel, OutcomeLabel, PolicyLabels,
     ReloadLabels, RequestLabels, ShadowLabels, StopLabels, TraceLabel,
 };
 pub use process::Process;
@@ -72,6 +72,7 @@ pub struct Metrics {
     cache: Family<CacheLabels, Counter>,
     policy_duration: Histograms<PolicyLabels>,
     policy_faults: Family<FaultLabels, Counter>,
+    policy_remembered: Family<HookLabel, Counter>,
     filter_stops: Family<StopLabels, Counter>,
     shadows: Family<ShadowLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
@@ -101,6 +102,7 @@ impl Metrics {
             cache: Family::default(),
             policy_duration: Family::new_with_constructor(|| Histogram::new(OVERHEAD)),
             policy_faults: Family::default(),
+            policy_remembered: Family::default(),
             filter_stops: Family::default(),
             shadows: Family::default(),
             reloads: Family::default(),
@@ -185,6 +187,11 @@ impl Metrics {
             self.policy_faults.clone(),
         );
         r.register(
+            "policy_remembered",
+            "Earlier decisions of policies that took a call's place",
+            self.policy_remembered.clone(),
+        );
+        r.register(
             "filter_stops",
             "Answers that an output filter ended, by its own word for it",
             self.filter_stops.clone(),
@@ -265,6 +272,13 @@ impl Metrics {
         self.policy_duration
             .get_or_create_owned(&PolicyLabels { hook, policy })
             .observe(took.as_secs_f64());
+    }
+
+    /// A policy's earlier decision took a call's place.
+    pub fn policy_remembered(&self, hook: &'static str) {
+        self.policy_remembered
+            .get_or_create_owned(&HookLabel { hook })
+            .inc();
     }
 
     /// A live policy's fault, in a call or for want of an instance.

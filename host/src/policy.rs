@@ -57,6 +57,7 @@ mod fault;
 mod native;
 mod neutral;
 mod recording;
+mod remembered;
 
 mod generation;
 mod guest;

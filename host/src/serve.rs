@@ -227,6 +227,10 @@ impl Observer for Watching {
         }
     }
 
+    fn remembered(&self, hook: Hook) {
+        self.0.policy_remembered(hook.as_str());
+    }
+
     fn faulted(&self, fault: &FaultFacts<'_>) {
         self.0
             .policy_fault(fault.hook.as_str(), fault.policy, fault.kind);

@@ -3,6 +3,7 @@
 mod admin;
 mod answers;
 mod attributes;
+mod caching;
 mod clocks;
 mod connections;
 mod demo;

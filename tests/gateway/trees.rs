@@ -39,6 +39,7 @@ const KNOWN: &[&str] = &[
     "http.request.",
     "stent.policy.duration_us",
     "stent.policy.memory_peak",
+    "stent.policy.remembered",
     "stent.policy.sha256",
     "stent.policy.version",
     "stent.session.",
@@ -148,7 +149,14 @@ async fn ok_and_cached() {
 
     let (trace, frames) = answer(traced.ask("hello", "two").await).await;
     assert_eq!(told(&frames).1["cached"], true);
-    ends_last(&traced.is(&trace, CACHED).await);
+    let spans = traced.is(&trace, CACHED).await;
+    ends_last(&spans);
+    let remembered = ("stent.policy.remembered".to_owned(), json!(true));
+    let policies = spans.iter().filter(|span| span.name.starts_with("policy "));
+    for span in policies {
+        let told = span.attributes.contains(&remembered);
+        assert!(told, "{} was asked again: {span:#?}", span.name);
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use stent::policy::{
     Facts, Hook, HookSettings, Listed, Observer, Policies, Settings, Snapshot, State, Surroundings,
 };
-use stent::types::{Message, Role, Special, Token, Tokenizer};
+use stent::types::{Message, Role, Special, TenantId, Token, Tokenizer};
 
 /// One token a character; `<s>` and `</s>` are 1 and 2 where they are parsed.
 pub struct Letters;
@@ -62,6 +62,8 @@ impl Bench {
             dir: root.path().join("policies"),
             settle: Duration::from_millis(30),
             grace: Duration::from_millis(50),
+            // Calls are what is tested.
+            remember: 0,
             ..Settings::default()
         };
         std::fs::create_dir_all(&settings.dir).unwrap();
@@ -121,6 +123,7 @@ pub fn facts() -> Facts {
         reserved_output: 200,
         streaming: true,
         attributes: Vec::new(),
+        tenant: TenantId::default(),
     }
 }
 

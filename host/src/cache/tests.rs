@@ -1,4 +1,5 @@
 use super::*;
+use crate::types::{Sampling, SessionId, TenantId};
 
 fn sampling(seed: u64) -> Sampling {
     Sampling {
@@ -33,7 +34,7 @@ fn nothing_that_matters_is_left_out_of_the_key() {
         SessionId::parse("s").unwrap(),
         SessionId::parse("t").unwrap(),
     );
-    let (first, second) = (sampling(1), sampling(2));
+    let first = sampling(1);
     let mut warm = sampling(1);
     warm.temperature = 0.8;
     let plan = [("plan".to_owned(), "gold".to_owned())];
@@ -44,11 +45,15 @@ fn nothing_that_matters_is_left_out_of_the_key() {
         model: "m",
         policies: "p",
         attributes: &[],
+        streaming: true,
         sampling: &first,
-        seeded: true,
+        draw: Draw::Seed(1),
         max_tokens: 5,
         stop: &[],
-        basis: Basis::Prompt(&[1, 2]),
+        basis: Basis::Prompt {
+            tokens: &[1, 2],
+            stop: &[],
+        },
     };
     let others = [
         Identity {
@@ -77,7 +82,15 @@ fn nothing_that_matters_is_left_out_of_the_key() {
             ..base
         },
         Identity {
-            sampling: &second,
+            draw: Draw::Seed(2),
+            ..base
+        },
+        Identity {
+            draw: Draw::Greedy,
+            ..base
+        },
+        Identity {
+            streaming: false,
             ..base
         },
         Identity {
@@ -85,7 +98,7 @@ fn nothing_that_matters_is_left_out_of_the_key() {
             ..base
         },
         Identity {
-            seeded: false,
+            draw: Draw::Derived,
             ..base
         },
         Identity {
@@ -97,7 +110,17 @@ fn nothing_that_matters_is_left_out_of_the_key() {
             ..base
         },
         Identity {
-            basis: Basis::Prompt(&[1, 2, 3]),
+            basis: Basis::Prompt {
+                tokens: &[1, 2, 3],
+                stop: &[],
+            },
+            ..base
+        },
+        Identity {
+            basis: Basis::Prompt {
+                tokens: &[1, 2],
+                stop: &stop,
+            },
             ..base
         },
         Identity {
@@ -128,25 +151,46 @@ fn an_answer_is_found_until_it_is_too_old() {
     assert!(cache.lookup(&key, Duration::MAX).is_none());
 }
 
+/// Four writers at once; what is held is measured entry by entry while they write.
 #[test]
-fn the_bytes_held_stay_under_the_limit() {
+fn the_bytes_held_stay_under_the_limit_under_load() {
+    const LIMIT: u64 = 200_000;
     let cache = Cache::new(&Settings {
-        max_bytes: 10_000,
+        max_bytes: LIMIT,
         ..Settings::default()
     });
-    for n in 0..=255_u8 {
-        cache.store(
-            Key([n; 32]),
-            answer(&"x".repeat(500)),
-            Duration::from_secs(60),
-        );
+    let held = cache.0.as_ref().unwrap();
+    let measure = || held.iter().map(|(_, entry)| bytes(&entry)).sum::<usize>() as u64;
+    // Each writer may have put in one answer for which room is being made.
+    let under_way = 4 * bytes(&entry(2_000)) as u64;
+    std::thread::scope(|scope| {
+        let writers = [0_u8, 1, 2, 3].map(|writer| {
+            let cache = &cache;
+            scope.spawn(move || {
+                for n in 0..2_000_u16 {
+                    let mut key = [writer; 32];
+                    key[..2].copy_from_slice(&n.to_le_bytes());
+                    let text = "x".repeat(usize::from(n % 2_000));
+                    cache.store(Key(key), answer(&text), Duration::from_secs(60));
+                }
+            })
+        });
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            let held = measure();
+            assert!(held <= LIMIT + under_way, "{held} bytes");
+        }
+    });
+    let held = measure();
+    assert!(held > LIMIT / 2 && held <= LIMIT, "{held} bytes");
+    assert_eq!(cache.bytes(), held, "what the metric tells");
+}
+
+fn entry(text: usize) -> Entry {
+    Entry {
+        answer: answer(&"x".repeat(text)),
+        stored: Instant::now(),
+        ttl: Duration::from_secs(1),
     }
-    cache.0.as_ref().unwrap().run_pending_tasks();
-    assert!(
-        cache.bytes() > 0 && cache.bytes() <= 10_000,
-        "{} bytes",
-        cache.bytes()
-    );
 }
 
 #[test]

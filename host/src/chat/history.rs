@@ -72,6 +72,10 @@ pub async fn admit_to_cache(
     (text, tokens): (&str, &[Token]),
     run: &Run,
 ) {
+    // What took a failed policy's place made another answer than its identity says.
+    if turn.policies.faulted() {
+        return;
+    }
     let exact = turn.cache_key(lookup, Some(prompt));
     let Some((key, _)) = exact.or_else(|| turn.cache_key(lookup, None)) else {
         return;

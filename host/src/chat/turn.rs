@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Ask, Gateway};
-use crate::cache::{Audience, Basis as CacheBasis, Cached, Identity, Key};
+use crate::cache::{Audience, Basis as CacheBasis, Cached, Draw, Identity, Key};
 use crate::error::Error;
 use crate::policy::{
     self, CacheKey, Denied, Facts, Layout, Lookup, Prompt, Scope, Snapshot, Trimmed,
 };
 use crate::session::Session;
 use crate::trace::spans;
-use crate::types::{Message, Role, Sampling, SessionKey, Special, Token};
+use crate::types::{Message, Role, Sampling, Seed, SessionKey, Special, Token};
 
 /// The conversation with the new message at its end.
 pub struct Turn {
@@ -43,6 +43,7 @@ pub fn facts(gateway: &Gateway, ask: &Ask) -> Facts {
         reserved_output: max_tokens(gateway, ask),
         streaming: ask.streaming,
         attributes: ask.attributes.clone(),
+        tenant: ask.tenant.clone(),
     }
 }
 
@@ -270,7 +271,10 @@ impl Turn {
         }
         let basis = match (&policy.basis, prompt) {
             (policy::Basis::Parts(parts), None) => CacheBasis::Parts(parts),
-            (policy::Basis::ExactPrompt, Some(prompt)) => CacheBasis::Prompt(&prompt.tokens),
+            (policy::Basis::ExactPrompt, Some(prompt)) => CacheBasis::Prompt {
+                tokens: &prompt.tokens,
+                stop: &prompt.stop,
+            },
             _ => return None,
         };
         let tenant = &self.ask.tenant;
@@ -284,23 +288,47 @@ impl Turn {
         Some((self.identity(audience, basis).key(), policy))
     }
 
-    /// Names the run that answers this prompt; `None` where each run differs.
+    /// Names the run that answers this prompt; `None` where each run differs. What the engine says
+    /// depends on the prompt alone: policies see it afterwards, each request's own.
     pub fn flight_key(&self, prompt: &Prompt) -> Option<Key> {
-        let basis = CacheBasis::Prompt(&prompt.tokens);
-        self.ask.params.repeatable(&self.gateway.defaults).then(|| {
-            self.identity(Audience::Tenant(&self.ask.tenant), basis)
-                .key()
-        })
+        let basis = CacheBasis::Prompt {
+            tokens: &prompt.tokens,
+            stop: &prompt.stop,
+        };
+        let run = || Identity {
+            policies: "run",
+            attributes: &[],
+            streaming: false,
+            ..self.identity(Audience::Tenant(&self.ask.tenant), basis)
+        };
+        let repeatable = self.ask.params.repeatable(&self.gateway.defaults);
+        repeatable.then(|| run().key())
     }
 
     fn identity<'a>(&'a self, audience: Audience<'a>, basis: CacheBasis<'a>) -> Identity<'a> {
+        let seed = self.ask.params.seed.unwrap_or(self.gateway.defaults.seed);
+        let (policies, draw) = match (basis, seed) {
+            // The prompt shows all that trimming and guarding did to it.
+            (CacheBasis::Prompt { .. }, _) => (
+                self.policies.identity_behind_prompt(),
+                Draw::Seed(self.sampling.seed),
+            ),
+            (CacheBasis::Parts(_), Seed::Fixed(seed)) => {
+                (self.policies.identity(), Draw::Seed(seed))
+            }
+            (CacheBasis::Parts(_), _) => (self.policies.identity(), Draw::Derived),
+        };
         Identity {
             audience,
             model: &self.gateway.engine.model().fingerprint,
-            policies: self.policies.identity(),
+            policies,
             attributes: &self.ask.attributes,
+            streaming: self.ask.streaming,
             sampling: &self.sampling,
-            seeded: matches!(basis, CacheBasis::Prompt(_)),
+            draw: match self.sampling.temperature == 0.0 {
+                true => Draw::Greedy,
+                false => draw,
+            },
             max_tokens: self.max_tokens,
             stop: &self.ask.params.stop,
             basis,

@@ -1,6 +1,7 @@
 //! One call of one policy: instance, span, time, outcome.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tracing::Span;
@@ -46,6 +47,11 @@ impl Call {
                 Err(fault)
             }
         })
+    }
+
+    /// What came out may be remembered: it was decided, by nothing but what was asked.
+    pub(super) fn is_repeatable(&self) -> bool {
+        !self.instance.store.data().varied
     }
 
     /// Goes on with the instance of an earlier call of the same request.
@@ -108,6 +114,12 @@ pub(super) fn outcome<R>(result: &Result<R, RunError>) -> &'static str {
     }
 }
 
+/// Writes down that a decision was remembered in place of a call.
+pub(super) fn note_remembered(asked: &Asked, ask: Ask) {
+    spans::policy_remembered(&ask.span(asked));
+    asked.shared.observer.remembered(asked.revision.hook);
+}
+
 /// What a call took.
 pub(super) struct Spent {
     pub elapsed: Duration,
@@ -148,7 +160,7 @@ impl Ask {
         spans::policy(&asked.span, &call)
     }
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Ask::Guard => "guard",
             Ask::CacheDecide => "cache.decide",
@@ -164,6 +176,7 @@ impl Ask {
 /// A policy's fault, wherever it happened: what happens to the request is the operator's choice.
 /// Where there is one, the fault is told as well.
 pub(super) fn faulted(asked: &Asked, fault: RunError) -> Result<(), Denied> {
+    asked.faulted.store(true, Ordering::Relaxed);
     if asked.live {
         tell(asked, &fault);
     }

@@ -24,6 +24,8 @@ pub(super) struct Generation {
     pub shadows: Vec<Arc<Shadow>>,
     /// Digest over all policies and configs.
     pub identity: String,
+    /// Digest over those that decide once the final prompt is known, and its builder.
+    pub identity_behind_prompt: String,
     _counted: Counted,
     /// The trace of what replaced it, which ends when this is freed.
     draining: OnceLock<Draining>,
@@ -73,24 +75,16 @@ impl Generation {
         shadows: Vec<Arc<Shadow>>,
         gauge: &Gauge,
     ) -> Self {
-        let mut digest = Sha256::new();
-        for revision in &revisions {
-            for part in [
-                revision.hook.as_str(),
-                &revision.sha256,
-                &revision.config_digest,
-            ] {
-                digest.update(part);
-                digest.update([0]);
-            }
-        }
         gauge.0.fetch_add(1, Ordering::Relaxed);
-        let identity = hex::encode(digest.finalize());
         Self {
             number,
+            identity: identity(&revisions, &Hook::ALL),
+            identity_behind_prompt: identity(
+                &revisions,
+                &[Hook::Prompt, Hook::Cache, Hook::Filter],
+            ),
             revisions,
             shadows,
-            identity,
             _counted: Counted(gauge.clone()),
             draining: OnceLock::new(),
         }
@@ -113,6 +107,19 @@ impl Generation {
             .iter()
             .find(|shadow| shadow.revision.hook == hook)
     }
+}
+
+/// Hex digest over the policies of these hooks and their configs.
+fn identity(revisions: &[Arc<Revision>; 5], hooks: &[Hook]) -> String {
+    let mut digest = Sha256::new();
+    for hook in hooks {
+        let revision = &revisions[*hook as usize];
+        for part in [hook.as_str(), &revision.sha256, &revision.config_digest] {
+            digest.update(part);
+            digest.update([0]);
+        }
+    }
+    hex::encode(digest.finalize())
 }
 
 impl Revision {

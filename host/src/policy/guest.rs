@@ -144,6 +144,7 @@ impl Template {
         let instance = self.bare(permit).await;
         let mut instance = instance.map_err(|e| RunError::of(&e, &self.limits))?;
         instance.configure(&self.config, self.limits.probe).await?;
+        instance.store.data_mut().varied = false;
         Ok(instance)
     }
 

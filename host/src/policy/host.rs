@@ -20,6 +20,8 @@ pub(crate) struct HostState {
     pub(super) table: ResourceTable,
     pub(super) limiter: Limiter,
     pub(super) clock: Clock,
+    /// It read the time or wrote a line: another call might come out differently.
+    pub(super) varied: bool,
     tokenizer: Arc<dyn Tokenizer>,
     /// The policy's name for log lines.
     label: Arc<str>,
@@ -68,6 +70,7 @@ impl HostState {
                 ran: Duration::ZERO,
                 limit: limits.probe,
             },
+            varied: false,
             tokenizer,
             label,
             log_left: limits.log_lines,
@@ -85,6 +88,7 @@ impl HostState {
 
     /// A line for the operator, cut to a bearable length; past the limit it is only counted.
     fn line(&mut self, level: host::Level, message: &str) {
+        self.varied = true;
         let Some(left) = self.log_left.checked_sub(1) else {
             return;
         };
@@ -175,6 +179,7 @@ impl request::HostRequest for HostState {
         Ok(self.table.get(&it)?.facts.model.to_string())
     }
     fn now_ms(&mut self, it: Resource<RequestHandle>) -> wasmtime::Result<u64> {
+        self.varied = true;
         Ok(self.table.get(&it)?.facts.now_ms)
     }
     fn limits(&mut self, it: Resource<RequestHandle>) -> wasmtime::Result<wit::Limits> {

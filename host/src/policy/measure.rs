@@ -18,7 +18,7 @@ use super::stage::Rejection;
 use super::stages::ActiveFilter;
 use super::types::{AnswerOutcome, Facts, Hook, Step};
 use super::workbench::{Draft, Workbench};
-use crate::types::{Finish, Message, Role, Special};
+use crate::types::{Finish, Message, Role, Special, TenantId};
 use counting::Counting;
 
 /// Time and fuel of one function.
@@ -206,6 +206,7 @@ impl Run<'_> {
             reserved_output: 1024,
             streaming: true,
             attributes: Vec::new(),
+            tenant: TenantId::default(),
         });
         let asked = self.bench.asked(self.revision, facts.clone());
         let shared = &self.bench.shared;
@@ -227,7 +228,7 @@ impl Run<'_> {
             }
             Hook::Prompt => self.each("declare and build", || {
                 block_on(async {
-                    let (layout, instance) = asked.layout().await.ok_or_else(native)??;
+                    let (layout, instance) = asked.layout(None).await.ok_or_else(native)??;
                     let built = asked.build(messages, &layout, Some(instance)).await;
                     built.ok_or_else(native)?.map(drop)
                 })

@@ -18,6 +18,7 @@ use super::native;
 use super::pool::{Crew, Janitor};
 use super::recording;
 use super::reload::{Asked, Hint, Reconciler};
+use super::remembered::Memory;
 use super::runtime::{Counts, Runtime};
 use super::settings::Settings;
 use super::stages::{Shared, Snapshot};
@@ -127,6 +128,7 @@ impl Policies {
             native_layout: native::layout(&*around.tokenizer),
             tokenizer: around.tokenizer,
             observer: around.observer,
+            memory: Memory::new(settings.remember),
             settings: Arc::new(settings),
             hints: Mutex::new(hints.clone()),
             recorder: recording.as_ref().map(recording::Writer::recorder),

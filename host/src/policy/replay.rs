@@ -153,7 +153,7 @@ impl Workbench {
             Heard::Build {
                 messages, answer, ..
             } => {
-                let (layout, instance) = match asked.layout().await? {
+                let (layout, instance) = match asked.layout(None).await? {
                     Ok(declared) => declared,
                     Err(fault) => return Some((self.prompt(answer.as_ref()), Err(fault))),
                 };

@@ -42,6 +42,10 @@ pub struct Settings {
     /// Recording ends when the file has this many bytes.
     #[serde(with = "units::bytes")]
     pub record_max_bytes: u64,
+    /// Bytes that remembered decisions may take: a policy is not asked again what it decided a while
+    /// ago about the same request and messages. 0: every call is made.
+    #[serde(with = "units::bytes")]
+    pub remember: u64,
     /// What policies are told about a request: a fixed text, or a trusted header's.
     pub attributes: Attributes,
     pub limits: Limits,
@@ -272,6 +276,7 @@ impl Default for Settings {
             low_water: 75,
             record: PathBuf::new(),
             record_max_bytes: 64 << 20,
+            remember: 16 << 20,
             attributes: Attributes::new(),
             limits: Limits::default(),
             breaker: Breaker::default(),

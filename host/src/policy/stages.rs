@@ -6,6 +6,7 @@ mod encode;
 mod filter;
 mod prompting;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::guest::Instance;
 use super::native;
 use super::recording::{self, Filtered, Heard, Line, Recorder, Tape};
 use super::reload::Hint;
+use super::remembered::Memory;
 use super::settings::Settings;
 use super::shadow::{Beside, Shadow};
 use super::types::{
@@ -47,6 +49,7 @@ struct Pinned {
     builder: Mutex<Option<Instance>>,
     /// Nobody asked: nothing of it is recorded, counted or compared.
     made_up: bool,
+    faulted: Arc<AtomicBool>,
 }
 
 /// A layout and who will build by it: the two belong together.
@@ -63,6 +66,8 @@ pub(super) struct Shared {
     pub settings: Arc<Settings>,
     pub hints: Mutex<mpsc::Sender<Hint>>,
     pub native_layout: Layout,
+    /// What the policies decided before.
+    pub memory: Memory,
     /// Where the operator wants calls recorded.
     pub recorder: Option<Recorder>,
 }
@@ -94,6 +99,7 @@ impl Snapshot {
             layout: tokio::sync::OnceCell::new(),
             builder: Mutex::default(),
             made_up: false,
+            faulted: Arc::default(),
         }))
     }
 
@@ -109,6 +115,7 @@ impl Snapshot {
             layout: self.0.layout.clone(),
             builder: Mutex::default(),
             made_up: true,
+            faulted: Arc::default(),
         }))
     }
 
@@ -116,9 +123,21 @@ impl Snapshot {
         self.0.generation.number
     }
 
-    /// Hex digest over all policies and their configs: part of every cache key.
+    /// Hex digest over all policies and their configs.
     pub fn identity(&self) -> &str {
         &self.0.generation.identity
+    }
+
+    /// Hex digest over the policies that an answer to a known prompt depends on, and their configs:
+    /// the builder, which also says where the answer ends, the filter, and the cache's own. What
+    /// guard and trimming did shows in the prompt.
+    pub fn identity_behind_prompt(&self) -> &str {
+        &self.0.generation.identity_behind_prompt
+    }
+
+    /// Whether a policy failed in this request, so that something else decided in its place.
+    pub fn faulted(&self) -> bool {
+        self.0.faulted.load(Ordering::Relaxed)
     }
 
     /// Digest of one hook's policy and digest of its config.
@@ -325,6 +344,7 @@ impl Pinned {
             shared: self.shared.clone(),
             span: self.span.clone(),
             live: !self.made_up,
+            faulted: self.faulted.clone(),
         }
     }
 

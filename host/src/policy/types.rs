@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Finish, Message, Token};
+use crate::types::{Finish, Message, TenantId, Token};
 
 /// A place in a request's path where a policy decides. The order is the path's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct Facts {
     pub streaming: bool,
     /// Attributes that the operator chose to show to policies. Never a raw identity.
     pub attributes: Vec<(String, String)>,
+    /// Whose request it is. Policies are not told; nothing about it is remembered for another.
+    #[serde(skip)]
+    pub tenant: TenantId,
 }
 
 /// What a prompt holds beside the messages, as the prompt builder says.
@@ -190,6 +193,10 @@ pub enum State {
 pub trait Observer: Send + Sync {
     fn called(&self, call: &CallFacts<'_>) {
         let _ = call;
+    }
+    /// What a live policy decided before is used again: it was not called.
+    fn remembered(&self, hook: Hook) {
+        let _ = hook;
     }
     /// A live policy failed, in a call or for want of an instance.
     fn faulted(&self, fault: &FaultFacts<'_>) {

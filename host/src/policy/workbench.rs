@@ -18,6 +18,7 @@ use super::policies::PolicyError;
 use super::pool::{Crew, Janitor, Pool};
 use super::probe::Bench;
 use super::reload::Way;
+use super::remembered::Memory;
 use super::runtime::{Counts, Runtime};
 use super::settings::{Limits, Settings};
 use super::stage::{Rejection, Stage};
@@ -69,6 +70,7 @@ impl Workbench {
                 tokenizer,
                 observer: meter.clone(),
                 settings: Arc::new(settings),
+                memory: Memory::new(0),
                 hints: Mutex::new(hints),
                 recorder: None,
             }),
@@ -309,6 +311,7 @@ impl Workbench {
             shared: self.shared.clone(),
             span: tracing::Span::none(),
             live: false,
+            faulted: Arc::default(),
         }
     }
 }

@@ -53,6 +53,8 @@ pub const POLICY_FAIL: &str = "stent.policy.fail";
 pub const POLICY_MEMORY_PEAK: &str = "stent.policy.memory_peak";
 /// Microseconds that the request waited for instance and result.
 pub const POLICY_DURATION: &str = "stent.policy.duration_us";
+/// True where an earlier decision took the call's place.
+pub const POLICY_REMEMBERED: &str = "stent.policy.remembered";
 /// Name of the policy's file, without its folder.
 pub const POLICY_FILE: &str = "stent.policy.file";
 pub const RELOAD_STAGE: &str = "stent.reload.stage";
@@ -109,6 +111,7 @@ const EXPORTED: &[&str] = &[
     POLICY_FAIL,
     POLICY_MEMORY_PEAK,
     POLICY_DURATION,
+    POLICY_REMEMBERED,
     POLICY_FILE,
     RELOAD_STAGE,
     RELOAD_RESULT,

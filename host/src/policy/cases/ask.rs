@@ -9,7 +9,7 @@ use crate::policy::generation::Revision;
 use crate::policy::recording::Filtered;
 use crate::policy::stages::{ActiveFilter, Asked, Shared, case_prompt};
 use crate::policy::types::{Basis, Facts, Hook, Lookup, Step, Verdict};
-use crate::types::{Finish, Message, Role, Special};
+use crate::types::{Finish, Message, Role, Special, TenantId};
 
 /// Feeds a filter with a whole answer.
 pub(in crate::policy) async fn filtered(
@@ -72,6 +72,7 @@ pub(super) async fn ask(
         reserved_output: case.reserved_output,
         streaming: true,
         attributes: Vec::new(),
+        tenant: TenantId::default(),
     };
     let (layout, low_water) = (&shared.native_layout, shared.settings.low_water);
     let budget = Budget::new(&facts, layout, low_water, &messages);
@@ -84,6 +85,7 @@ pub(super) async fn ask(
         shared,
         span,
         live: false,
+        faulted: Arc::default(),
     };
     let missing = || RunError::BadResult("native code has no cases".into());
     Ok(match case.hook {

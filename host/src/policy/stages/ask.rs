@@ -1,6 +1,7 @@
 //! One question to one revision, its answer verified. Live policies and shadows are asked alike.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tracing::Instrument;
@@ -10,11 +11,12 @@ use super::Shared;
 use crate::policy::bindings::v0_1::exports::stent::policy as wit;
 use crate::policy::bindings::v0_1::stent::policy::types as wit_types;
 use crate::policy::budget::Budget;
-use crate::policy::call::{Ask, Call};
+use crate::policy::call::{Ask, Call, note_remembered};
 use crate::policy::fault::RunError;
 use crate::policy::generation::Revision;
 use crate::policy::guest::{HookGuest, Instance};
 use crate::policy::host::{AnswerHandle, RequestHandle, TranscriptHandle};
+use crate::policy::remembered::{Asking, Decided, Question};
 use crate::policy::types::{
     AnswerOutcome, Basis, CacheKey, Facts, Lookup, Scope, Trimmed, Verdict,
 };
@@ -36,11 +38,14 @@ pub(in crate::policy) struct Asked {
     pub span: tracing::Span,
     /// A request depends on the answer.
     pub live: bool,
+    /// Set when a policy of the request failed.
+    pub faulted: Arc<AtomicBool>,
 }
 
 /// Asks and verifies: the one shape that all questions have. The call ends whatever comes out.
+/// Before, `$keep` sees call and result.
 macro_rules! ask {
-    ($self:ident, $ask:expr, $hook:ident, |$guest:ident, $instance:ident| $called:expr, $verify:expr) => {{
+    ($self:ident, $ask:expr, $hook:ident, |$call:ident, $result:ident| $keep:expr, |$guest:ident, $instance:ident| $called:expr, $verify:expr) => {{
         let mut call = match Call::start($self, $ask).await? {
             Ok(call) => call,
             Err(fault) => return Some(Err(fault)),
@@ -57,6 +62,10 @@ macro_rules! ask {
         }
         .instrument(span)
         .await;
+        {
+            let ($call, $result) = (&call, &result);
+            $keep
+        }
         call.end(&result);
         Some(result)
     }};
@@ -64,10 +73,15 @@ macro_rules! ask {
 
 impl Asked {
     pub async fn guard(&self, messages: &[Message]) -> Option<Result<Verdict, RunError>> {
+        let question = self.question(Ask::Guard, |it| it.messages(messages));
+        if let Some(verdict) = self.recall(Ask::Guard, question.as_ref()) {
+            return Some(Ok(verdict));
+        }
         ask!(
             self,
             Ask::Guard,
             Guard,
+            |call, result| self.keep(question, call, result),
             |guest, instance| {
                 let request = self.request(instance);
                 let all = transcript(instance, messages);
@@ -83,10 +97,15 @@ impl Asked {
     }
 
     pub async fn decide(&self, messages: &[Message]) -> Option<Result<Lookup, RunError>> {
+        let question = self.question(Ask::CacheDecide, |it| it.messages(messages));
+        if let Some(lookup) = self.recall(Ask::CacheDecide, question.as_ref()) {
+            return Some(Ok(lookup));
+        }
         ask!(
             self,
             Ask::CacheDecide,
             Cache,
+            |call, result| self.keep(question, call, result),
             |guest, instance| {
                 match (self.request(instance), transcript(instance, messages)) {
                     (Ok(request), Ok(all)) => {
@@ -115,6 +134,7 @@ impl Asked {
             self,
             Ask::CacheAdmit,
             Cache,
+            |_call, _result| {},
             |guest, instance| {
                 let answer = instance
                     .store
@@ -154,10 +174,22 @@ impl Asked {
             per_message: budget.per_message,
             previous_first,
         };
+        let question = self.question(Ask::Trim, |it| {
+            it.messages(messages)
+                .number(u64::from(budget.max_tokens))
+                .number(u64::from(budget.low_water))
+                .number(u64::from(budget.per_message))
+                .number(u64::from(previous_first.is_some()))
+                .number(previous_first.unwrap_or_default())
+        });
+        if let Some(trimmed) = self.recall(Ask::Trim, question.as_ref()) {
+            return Some(Ok(trimmed));
+        }
         ask!(
             self,
             Ask::Trim,
             Trim,
+            |call, result| self.keep(question, call, result),
             |guest, instance| {
                 match (self.request(instance), transcript(instance, messages)) {
                     (Ok(request), Ok(all)) => {
@@ -170,6 +202,34 @@ impl Asked {
             },
             |decision| budget.verify(messages, kept(messages, decision)?)
         )
+    }
+
+    pub(super) fn question(
+        &self,
+        ask: Ask,
+        about: impl FnOnce(Asking) -> Asking,
+    ) -> Option<Question> {
+        self.shared.memory.question(self, ask, about)
+    }
+
+    pub(super) fn keep<R: Decided>(
+        &self,
+        question: Option<Question>,
+        call: &Call,
+        result: &Result<R, RunError>,
+    ) {
+        if let Ok(decision) = result
+            && call.is_repeatable()
+        {
+            self.shared.memory.keep(question, decision);
+        }
+    }
+
+    /// What was decided before, in place of a call.
+    pub(super) fn recall<R: Decided>(&self, ask: Ask, question: Option<&Question>) -> Option<R> {
+        let known = self.shared.memory.recall(question)?;
+        note_remembered(self, ask);
+        Some(known)
     }
 
     /// The request as a handle of this instance.

@@ -9,16 +9,22 @@ use crate::policy::bindings::v0_1::exports::stent::policy::prompt_builder as wit
 use crate::policy::call::{Ask, Call};
 use crate::policy::fault::{Denied, RunError};
 use crate::policy::guest::{HookGuest, Instance};
+use crate::policy::remembered::Question;
 use crate::policy::types::{Hook, Layout, Prompt};
 use crate::policy::{native, stages::Asked};
 use crate::types::Message;
 
 /// Asks for the layout; the instance is kept for `build`.
 pub(super) async fn declared(pinned: &Pinned) -> Result<Declared, Denied> {
-    let asked = pinned
-        .asked_of(pinned.generation.of(Hook::Prompt))
-        .layout()
-        .await;
+    let live = pinned.asked_of(pinned.generation.of(Hook::Prompt));
+    let question = live.question(Ask::Layout, |it| it);
+    if let Some(layout) = live.recall(Ask::Layout, question.as_ref()) {
+        return Ok(Declared {
+            layout,
+            by_guest: true,
+        });
+    }
+    let asked = live.layout(question).await;
     let by_guest = asked.map(|answer| {
         answer.map(|(layout, instance)| {
             *pinned.builder() = Some(instance);
@@ -40,7 +46,7 @@ pub(in crate::policy) async fn case_prompt(
     asked: &Asked,
     messages: &[Message],
 ) -> Option<Result<String, RunError>> {
-    let (layout, instance) = match asked.layout().await? {
+    let (layout, instance) = match asked.layout(None).await? {
         Ok(answered) => answered,
         Err(fault) => return Some(Err(fault)),
     };
@@ -72,7 +78,8 @@ pub(super) async fn build(
         false => (native_prompt(pinned, kept), live.pool.is_some()),
         true => {
             let instance = pinned.builder().take();
-            let built = pinned.asked_of(live).build(kept, layout, instance).await;
+            let asked = pinned.asked_of(live);
+            let built = asked.build_once(kept, layout, instance).await;
             let faulted = is_fault(&built);
             let built = pinned.settle(Hook::Prompt, built.map(|b| b.map(Some)), || None)?;
             (
@@ -91,7 +98,11 @@ pub(super) async fn build(
 }
 
 impl Asked {
-    pub(in crate::policy) async fn layout(&self) -> Option<Result<(Layout, Instance), RunError>> {
+    /// `question`: what to remember the answer under.
+    pub(in crate::policy) async fn layout(
+        &self,
+        question: Option<Question>,
+    ) -> Option<Result<(Layout, Instance), RunError>> {
         let mut call = match Call::start(self, Ask::Layout).await? {
             Ok(call) => call,
             Err(fault) => return Some(Err(fault)),
@@ -109,6 +120,7 @@ impl Asked {
         }
         .instrument(span)
         .await;
+        self.keep(question, &call, &result);
         Some(match result {
             Ok(layout) => Ok((layout, call.keep(&Ok(())))),
             Err(fault) => {
@@ -119,11 +131,43 @@ impl Asked {
         })
     }
 
+    /// As [`Asked::build`], unless the prompt is remembered.
+    async fn build_once(
+        &self,
+        kept: &[Message],
+        layout: &Layout,
+        instance: Option<Instance>,
+    ) -> Option<Result<Prompt, RunError>> {
+        let question = self.question(Ask::Build, |it| it.messages(kept));
+        if let Some(prompt) = self.recall(Ask::Build, question.as_ref()) {
+            return Some(Ok(prompt));
+        }
+        // Whoever builds has declared the layout first, also where that one is remembered.
+        let instance = match (instance, question) {
+            (None, Some(_)) => match self.layout(None).await? {
+                Ok((_, instance)) => Some(instance),
+                Err(fault) => return Some(Err(fault)),
+            },
+            (instance, _) => instance,
+        };
+        self.ask_to_build(kept, layout, instance, question).await
+    }
+
     pub(in crate::policy) async fn build(
         &self,
         kept: &[Message],
         layout: &Layout,
         instance: Option<Instance>,
+    ) -> Option<Result<Prompt, RunError>> {
+        self.ask_to_build(kept, layout, instance, None).await
+    }
+
+    async fn ask_to_build(
+        &self,
+        kept: &[Message],
+        layout: &Layout,
+        instance: Option<Instance>,
+        question: Option<Question>,
     ) -> Option<Result<Prompt, RunError>> {
         let started = match instance {
             Some(instance) => Ok(Call::resume(self, Ask::Build, instance)?),
@@ -154,6 +198,7 @@ impl Asked {
         }
         .instrument(span)
         .await;
+        self.keep(question, &call, &result);
         call.end(&result);
         Some(result)
     }

@@ -43,6 +43,12 @@ pub fn policy_done(span: &Span, outcome: &'static str, memory_peak: usize, took:
     }
 }
 
+/// It was not asked: what it decided before is remembered.
+pub fn policy_remembered(span: &Span) {
+    set(span, POLICY_OUTCOME, "ok");
+    set(span, POLICY_REMEMBERED, true);
+}
+
 /// A policy failed: its built-in default decides (`open`) or the request is refused (`closed`).
 pub fn policy_fault(server: &Span, hook: &'static str, kind: &'static str, fail: &'static str) {
     let attributes = [
