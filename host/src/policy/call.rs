@@ -127,6 +127,10 @@ pub(super) struct Spent {
     pub fuel: u64,
 }
 
+pub(super) fn is_fault<R>(asked: &Option<Result<R, RunError>>) -> bool {
+    matches!(asked, Some(Err(_)))
+}
+
 /// Writes down what a call came to.
 pub(super) fn note(asked: &Asked, span: &Span, outcome: &'static str, spent: Spent) {
     let Spent {

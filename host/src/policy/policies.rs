@@ -21,7 +21,7 @@ use super::reload::{Asked, Hint, Reconciler};
 use super::remembered::Memory;
 use super::runtime::{Counts, Runtime};
 use super::settings::Settings;
-use super::stages::{Shared, Snapshot};
+use super::stages::{Pieces, Shared, Snapshot};
 use super::types::{Facts, Hook, Listed, Observer, PolicyList, State};
 use crate::types::Tokenizer;
 
@@ -126,6 +126,7 @@ impl Policies {
         let (hints, inbox) = mpsc::channel();
         let shared = Arc::new(Shared {
             native_layout: native::layout(&*around.tokenizer),
+            pieces: Pieces::new(around.tokenizer.clone()),
             tokenizer: around.tokenizer,
             observer: around.observer,
             memory: Memory::new(settings.remember),

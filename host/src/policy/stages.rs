@@ -4,6 +4,7 @@
 mod ask;
 mod encode;
 mod filter;
+mod pieces;
 mod prompting;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tracing::Span;
 
 use super::budget::Budget;
-use super::call::faulted;
+use super::call::{faulted, is_fault};
 use super::fault::{Denied, RunError};
 use super::generation::{Generation, Revision};
 use super::guest::Instance;
@@ -31,6 +32,7 @@ use crate::types::{Message, Tokenizer};
 pub(super) use ask::Asked;
 pub(super) use filter::Active as ActiveFilter;
 pub use filter::Filter;
+pub(super) use pieces::Pieces;
 pub(super) use prompting::case_prompt;
 
 /// One generation of policies, pinned for a request's whole life, with what is known about the
@@ -62,6 +64,7 @@ struct Declared {
 /// What every call needs beside its generation.
 pub(super) struct Shared {
     pub tokenizer: Arc<dyn Tokenizer>,
+    pub pieces: Pieces,
     pub observer: Arc<dyn Observer>,
     pub settings: Arc<Settings>,
     pub hints: Mutex<mpsc::Sender<Hint>>,
@@ -329,10 +332,6 @@ impl Snapshot {
     ) -> Result<R, Denied> {
         self.0.settle(hook, asked, native)
     }
-}
-
-fn is_fault<R>(asked: &Option<Result<R, RunError>>) -> bool {
-    matches!(asked, Some(Err(_)))
 }
 
 impl Pinned {

@@ -22,7 +22,7 @@ use super::remembered::Memory;
 use super::runtime::{Counts, Runtime};
 use super::settings::{Limits, Settings};
 use super::stage::{Rejection, Stage};
-use super::stages::{Asked, Shared};
+use super::stages::{Asked, Pieces, Shared};
 use super::types::{Facts, Hook};
 use super::{bundled, checks, folder, history, native, signature};
 use crate::types::Tokenizer;
@@ -67,6 +67,7 @@ impl Workbench {
             limits: Arc::new(settings.limits.clone()),
             shared: Arc::new(Shared {
                 native_layout: native::layout(&*tokenizer),
+                pieces: Pieces::new(tokenizer.clone()),
                 tokenizer,
                 observer: meter.clone(),
                 settings: Arc::new(settings),

@@ -3,11 +3,12 @@
 
 use std::collections::HashSet;
 
+use super::pieces::Pieces;
 use crate::policy::bindings::v0_1::exports::stent::policy::prompt_builder as wit;
 use crate::policy::fault::RunError;
 use crate::policy::neutral::{border, neutralise};
 use crate::policy::types::{Layout, Prompt};
-use crate::types::{Message, Special, Token, Tokenizer};
+use crate::types::{Message, Special, Token};
 
 /// Most and longest strings that a layout may reserve and a plan may stop at.
 const STRINGS: usize = 64;
@@ -38,7 +39,7 @@ pub(super) fn bounded(what: &str, strings: &[String]) -> Result<(), RunError> {
 
 /// Checks the plan against the kept messages, and counts what it really comes to.
 pub(super) fn encode(
-    tokenizer: &dyn Tokenizer,
+    encoder: &Pieces,
     kept: &[Message],
     plan: &wit::Plan,
     layout: &Layout,
@@ -84,7 +85,7 @@ pub(super) fn encode(
         tokens,
         stable,
         head,
-    } = join(tokenizer, &pieces, stable_pieces, &layout.reserved);
+    } = join(encoder, &pieces, stable_pieces, &layout.reserved);
     if tokens.len() > room as usize {
         let came = tokens.len();
         return Err(RunError::BadResult(format!(
@@ -103,7 +104,7 @@ pub(super) fn encode(
 /// it before (its message may be older than the layout), and so is one that would arise where two
 /// pieces meet.
 pub(super) fn join(
-    tokenizer: &dyn Tokenizer,
+    encoder: &Pieces,
     pieces: &[Piece<'_>],
     stable_pieces: usize,
     reserved: &[String],
@@ -138,15 +139,21 @@ pub(super) fn join(
         if !(control && was_control)
             && let Some(breaker) = border(&tail, &harmless, reserved)
         {
-            tokens.extend(tokenizer.encode(breaker.encode_utf8(&mut [0; 4]), Special::AsText));
+            encoder.append(
+                &mut tokens,
+                breaker.encode_utf8(&mut [0; 4]),
+                Special::AsText,
+            );
             tail.push(breaker);
         }
         match piece {
-            Piece::Control(text) => tokens.extend(tokenizer.encode(text, Special::Parse)),
+            Piece::Control(text) => encoder.append(&mut tokens, text, Special::Parse),
             Piece::Message(message) if matches!(harmless, std::borrow::Cow::Borrowed(_)) => {
                 tokens.extend_from_slice(&message.tokens);
             }
-            _ => tokens.extend(tokenizer.encode(&harmless, Special::AsText)),
+            // What people write is nobody's to remember here.
+            Piece::Message(_) => encoder.append_once(&mut tokens, &harmless),
+            Piece::Text(_) => encoder.append(&mut tokens, &harmless, Special::AsText),
         }
         // An empty piece between two others hides neither of them.
         was_control = control && (was_control || !text.is_empty());

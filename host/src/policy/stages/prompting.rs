@@ -194,7 +194,7 @@ impl Asked {
                 .facts
                 .context
                 .saturating_sub(self.facts.reserved_output);
-            encode(&*self.shared.tokenizer, kept, &plan, layout, room)
+            encode(&self.shared.pieces, kept, &plan, layout, room)
         }
         .instrument(span)
         .await;
@@ -229,7 +229,7 @@ fn native_prompt(pinned: &Pinned, kept: &[Message]) -> Result<Prompt, Denied> {
         tokens,
         stable,
         head,
-    } = join(&*shared.tokenizer, &pieces, stable_pieces, reserved);
+    } = join(&shared.pieces, &pieces, stable_pieces, reserved);
     let available = pinned
         .facts
         .context
