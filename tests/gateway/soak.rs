@@ -49,11 +49,12 @@ fn policy(which: usize) -> Vec<u8> {
         .core()
 }
 
-/// One person after the other, each with a session of their own.
-async fn load(server: Arc<Server>, stop: Arc<AtomicBool>, asked: Arc<AtomicU64>) {
+/// One question after the other, in a session of their own. Not in a new one each time: what is
+/// remembered of thousands of people is memory as well, and not that of policies.
+async fn load(server: Arc<Server>, person: usize, stop: Arc<AtomicBool>, asked: Arc<AtomicU64>) {
+    let session = format!("person-{person}");
     while !stop.load(Ordering::Relaxed) {
-        let number = asked.fetch_add(1, Ordering::Relaxed);
-        let session = format!("s{number}");
+        asked.fetch_add(1, Ordering::Relaxed);
         let body = json!({ "message": "Hello", "session_id": session, "seed": "random" });
         let response = server.post("/chat", body).await;
         let (status, text) = (response.status(), response.text().await.unwrap());
@@ -94,6 +95,7 @@ async fn swaps_under_load_fail_no_request_and_keep_no_memory() {
         "engine.slots=4",
         "cache.store=off",
         "policies.settle=10ms",
+        "sessions.max_exchanges=4",
     ];
     let server = Arc::new(Server::start(&settings).await);
     let put = |which: usize| {
@@ -111,7 +113,10 @@ async fn swaps_under_load_fail_no_request_and_keep_no_memory() {
         Arc::new(AtomicU64::new(0)),
     );
     let load: Vec<_> = (0..4)
-        .map(|_| tokio::spawn(load(server.clone(), stop.clone(), asked.clone())))
+        .map(|person| {
+            let (stop, asked) = (stop.clone(), asked.clone());
+            tokio::spawn(load(server.clone(), person, stop, asked))
+        })
         .collect();
     let (mut resident, mut slowest, began) = (Vec::new(), Duration::ZERO, Instant::now());
     for swap in 1..=swaps {
