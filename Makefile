@@ -22,6 +22,11 @@ build: setup plugins
 setup:
 	@deploy/setup/packages.sh
 
+# The server that tests of shared stores start for themselves.
+.PHONY: redis
+redis:
+	@command -v redis-server >/dev/null || deploy/setup/apt.sh redis-server
+
 plugins: setup
 	@plugins/build.sh
 
@@ -30,7 +35,7 @@ fmt:
 	$(CARGO) fmt --all --check
 	cd plugins && $(CARGO) fmt --all --check
 
-test: fmt lint build $(BENCH_VOCAB)
+test: fmt lint build redis $(BENCH_VOCAB)
 	cd plugins && $(CARGO) test --release --locked
 	$(CARGO) test --release --locked
 

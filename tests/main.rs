@@ -13,6 +13,7 @@ mod engine;
 mod gateway;
 mod models;
 mod policy;
+mod sessions;
 mod setup;
 mod structure;
 mod telemetry;

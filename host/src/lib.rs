@@ -25,6 +25,7 @@ pub mod stream;
 pub mod error;
 pub mod metrics;
 pub mod models;
+pub mod redis;
 pub mod starts;
 pub mod tls;
 pub mod trace;

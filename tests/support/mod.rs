@@ -1,4 +1,5 @@
 //! What several test modules need.
 
 pub mod otlp;
+pub mod redis;
 pub mod server;

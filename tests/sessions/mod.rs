@@ -1,0 +1,3 @@
+//! Where sessions live: the stores, and what becomes of them in trouble.
+
+mod redis;
