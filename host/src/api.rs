@@ -7,6 +7,8 @@ mod completions;
 mod form;
 mod message;
 mod observe;
+mod origin;
+mod pages;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,13 +32,21 @@ use crate::chat::{Answer, Ask, Gateway, chat};
 use crate::error::Error;
 use crate::starts::Starts;
 use crate::trace::spans::{self, Held, Outcome};
-use crate::trace::{Finished, Logging};
+use crate::trace::{Finished, Logging, Ring};
 use crate::types::{SessionId, SessionKey, TenantId};
 
 /// What every route knows.
 pub struct App {
     pub gateway: Arc<Gateway>,
     pub bodies: BodyLimits,
+    /// Largest policy that the admin routes take.
+    pub upload_bytes: usize,
+    /// Serve the chat page at `/`.
+    pub page: bool,
+    /// Where the pages' links to a trace lead; `{trace_id}` stands for its id.
+    pub trace_url: String,
+    /// The last requests, for the console.
+    pub traces: Arc<Ring>,
     /// After so much silence a stream says that it is alive.
     pub heartbeat: Duration,
     /// Continue the trace of a caller's `traceparent`.
@@ -63,8 +73,11 @@ pub fn router(app: Arc<App>) -> Router {
     };
     let sessions = plain("/sessions/{id}", get(history).delete(forget));
     let models = plain("/v1/models", get(completions::models));
-    Router::new()
-        .route("/chat/stream", post(message::stream))
+    let page = match app.page {
+        true => pages::chat(&app.trace_url),
+        false => Router::new(),
+    };
+    page.route("/chat/stream", post(message::stream))
         .route("/chat", post(message::whole))
         .route("/v1/chat/completions", post(completions::create))
         .route("/v1/models", models)

@@ -27,12 +27,12 @@ pub enum Error {
         method: String,
         allowed: &'static str,
     },
-    #[error("the body is larger than the {limit} bytes that server.max_body allows")]
-    TooLarge { limit: usize },
+    #[error("the body is larger than the {limit} bytes that {key} allows")]
+    TooLarge { limit: usize, key: &'static str },
     #[error("the body did not come within the {limit:?} that server.body_timeout allows")]
     SlowBody { limit: Duration },
-    #[error("content-type is {found:?}, expected application/json")]
-    MediaType { found: String },
+    #[error("content-type is {found:?}, expected {expected}")]
+    MediaType { found: String, expected: String },
     #[error(
         "{waiting} requests are running or waiting already, the limit is {limit} (engine.slots + engine.queue)"
     )]

@@ -45,6 +45,8 @@ pub struct Settings {
     /// Largest request body.
     #[serde(with = "units::bytes")]
     pub max_body: u64,
+    /// Serve the chat page at `/`.
+    pub page: bool,
     /// Origins whose pages may call us from a browser: `["http://localhost:3000"]`.
     pub cors_origins: Vec<String>,
     /// After SIGTERM, running answers may go on for so long.
@@ -64,6 +66,7 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(10),
             reader_timeout: Duration::from_secs(30),
             max_body: 1 << 20,
+            page: true,
             cors_origins: Vec::new(),
             drain: Duration::from_secs(30),
         }

@@ -5,6 +5,7 @@
 //! policies folder, of which the first [`MAX_NAMES`] are told apart. No session, tenant or text
 //! of a client is ever a label.
 
+mod costs;
 mod labels;
 mod process;
 mod readings;
@@ -20,6 +21,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use crate::trace::Finished;
+pub use costs::{Cost, Costs};
 pub use labels::MAX_NAMES;
 use labels::{
     Bounded, BreakLabels, CacheLabels, FaultLabels, GenAi, HookLabel, OutcomeLabel, PolicyLabels,
@@ -78,6 +80,8 @@ pub struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     prefix_breaks: Family<BreakLabels, Counter>,
     digests: Bounded,
+    /// What the policies that serve now cost: exact, and not scraped.
+    pub costs: Costs,
     policies: Bounded,
     reasons: Bounded,
     recent: Recent,
@@ -108,6 +112,7 @@ impl Metrics {
             reloads: Family::default(),
             prefix_breaks: Family::default(),
             digests: Bounded::default(),
+            costs: Costs::default(),
             policies: Bounded::default(),
             reasons: Bounded::default(),
             recent: Recent::default(),

@@ -81,6 +81,7 @@ mod shadow;
 mod signature;
 mod stage;
 mod told;
+mod upload;
 
 mod measure;
 mod replay;

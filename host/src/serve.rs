@@ -80,10 +80,15 @@ async fn run(config: Config, tracing: &trace::Guard, logging: Logging) -> anyhow
         gateway: Arc::clone(&gateway),
         bodies: api::BodyLimits {
             bytes: usize::try_from(server.max_body).unwrap_or(usize::MAX),
+            key: "server.max_body",
             time: server.body_timeout,
         },
+        upload_bytes: usize::try_from(config.policies.limits.file_bytes).unwrap_or(usize::MAX),
+        page: server.page,
         heartbeat: server.heartbeat,
         traceparent: config.telemetry.traceparent,
+        trace_url: config.telemetry.trace_url.clone(),
+        traces: tracing.ring(),
         started,
         starts: Arc::clone(&starts),
         logging,
@@ -221,9 +226,10 @@ struct Watching(Arc<Metrics>);
 
 impl Observer for Watching {
     fn called(&self, call: &CallFacts<'_>) {
+        let hook = call.hook.as_str();
+        self.0.costs.called(hook, call.live, call.elapsed);
         if call.live {
-            self.0
-                .policy_call(call.hook.as_str(), call.policy, call.elapsed);
+            self.0.policy_call(hook, call.policy, call.elapsed);
         }
     }
 
@@ -232,6 +238,7 @@ impl Observer for Watching {
     }
 
     fn faulted(&self, fault: &FaultFacts<'_>) {
+        self.0.costs.faulted(fault.hook.as_str());
         self.0
             .policy_fault(fault.hook.as_str(), fault.policy, fault.kind);
     }
@@ -247,6 +254,9 @@ impl Observer for Watching {
 
     fn reloaded(&self, reload: &ReloadFacts) {
         let hook = reload.hook.map_or("", Hook::as_str);
+        if reload.result != "rejected" && reload.hook.is_some() {
+            self.0.costs.changed(hook);
+        }
         self.0.reload(reload.result, reload.stage, hook);
     }
 }

@@ -11,6 +11,7 @@ mod logging;
 mod otlp;
 mod outcome;
 mod propagate;
+pub mod ring;
 pub mod semconv;
 pub mod spans;
 
@@ -35,6 +36,7 @@ pub use export::Counts;
 pub use logging::Logging;
 pub use outcome::Outcome;
 pub use propagate::{context, trace_id, traceresponse};
+pub use ring::Ring;
 pub use spans::Held;
 
 /// Overrides [`LogSettings::filter`].
@@ -56,6 +58,9 @@ pub struct Settings {
     /// Continue the trace of a caller's `traceparent`. Switch off on an edge that strangers reach:
     /// they could otherwise choose trace ids and force sampling.
     pub traceparent: bool,
+    /// Where a trace is looked at, `http://localhost:16686/trace/{trace_id}`: the pages link there.
+    /// Empty: they show the id.
+    pub trace_url: String,
 }
 
 impl Default for Settings {
@@ -66,6 +71,7 @@ impl Default for Settings {
             capture_content: false,
             sample: 1.0,
             traceparent: true,
+            trace_url: String::new(),
         }
     }
 }
@@ -121,6 +127,11 @@ pub enum TraceError {
         "telemetry.otlp: {found:?} is not an address, expected one such as \"http://127.0.0.1:4317\""
     )]
     Endpoint { found: String },
+    #[error(
+        "telemetry.trace_url: {0:?}, expected an address with {{trace_id}} in it, such as \
+         \"http://localhost:16686/trace/{{trace_id}}\""
+    )]
+    TraceUrl(String),
     #[error("telemetry.sample: {0} is out of range, expected 0 to 1")]
     Sample(f64),
     #[error(
@@ -164,9 +175,13 @@ impl Settings {
         if !(0.0..=1.0).contains(&self.sample) {
             return Err(TraceError::Sample(self.sample));
         }
-        let host = ["http://", "https://"]
-            .iter()
-            .find_map(|s| self.otlp.strip_prefix(s));
+        let schemes = ["http://", "https://"];
+        let is_url = schemes.iter().any(|s| self.trace_url.starts_with(s));
+        let leads = is_url && self.trace_url.contains("{trace_id}");
+        if !leads && !self.trace_url.is_empty() {
+            return Err(TraceError::TraceUrl(self.trace_url.clone()));
+        }
+        let host = schemes.iter().find_map(|s| self.otlp.strip_prefix(s));
         if !self.otlp.is_empty() && host.is_none_or(|host| host.is_empty()) {
             return Err(TraceError::Endpoint {
                 found: self.otlp.clone(),
@@ -219,7 +234,8 @@ where
     E: SpanExporter + 'static,
 {
     let counts = Arc::new(Counts::default());
-    let provider = export::provider(settings, exporter, &counts);
+    let ring = Arc::default();
+    let provider = export::provider(settings, exporter, &counts, &ring);
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("stent"))
         // All of these are known from a span's name.
@@ -232,6 +248,7 @@ where
     let guard = Guard {
         provider: Some(provider),
         counts,
+        ring,
         runtime: None,
     };
     (Box::new(layer), guard)
@@ -247,6 +264,7 @@ fn stent_spans() -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
 pub struct Guard {
     provider: Option<SdkTracerProvider>,
     counts: Arc<Counts>,
+    ring: Arc<Ring>,
     runtime: Option<Runtime>,
 }
 
@@ -254,6 +272,11 @@ impl Guard {
     /// For the metrics.
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.counts)
+    }
+
+    /// The last requests, for the console.
+    pub fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring)
     }
 
     /// Sends what has ended so far; for tests. Waits up to 5 s.

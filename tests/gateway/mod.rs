@@ -10,6 +10,7 @@ mod demo;
 mod forms;
 mod input;
 mod load;
+mod pages;
 mod policies;
 mod soak;
 mod swap;

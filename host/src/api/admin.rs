@@ -3,22 +3,25 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{App, Name, body};
+use super::{App, Name, body, origin, pages};
 use crate::error::Error;
-use crate::metrics::{CONTENT_TYPE, Process};
-use crate::policy::{Hook, PolicyError};
+use crate::metrics::{CONTENT_TYPE, Cost, Process};
+use crate::policy::{Hook, Listed, PolicyError, PolicyList, State as PolicyState};
+use crate::trace::ring;
 
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+    pages::console(&app.trace_url)
         .route("/metrics", get(metrics))
-        .route("/admin/policies", get(policies))
+        .route("/admin/policies", get(policies).post(upload))
         .route("/admin/policies/reload", post(reload))
         .route("/admin/policies/{hook}/rollback", post(rollback))
         .route("/admin/policies/{hook}/promote", post(promote))
@@ -29,8 +32,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/slots", get(slots))
         .route("/admin/status", get(status))
         .route("/admin/log", get(log).put(set_log).delete(reset_log))
+        .route("/admin/traces", get(traces))
         .fallback(async || Error::NotFound("admin route"))
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(origin::same))
         .with_state(app)
 }
 
@@ -40,6 +45,7 @@ async fn wrong_method(request: Request) -> Error {
     let allowed = match changes.iter().any(|end| path.ends_with(end)) {
         true => "POST",
         false if path == "/admin/log" => "GET, PUT, DELETE",
+        false if path == "/admin/policies" => "GET, POST",
         false => "GET",
     };
     Error::Method {
@@ -58,21 +64,75 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Error> {
 }
 
 async fn policies(State(app): State<Arc<App>>) -> Response {
-    Json(app.gateway.policies.list()).into_response()
+    listed(&app, app.gateway.policies.list())
+}
+
+/// A policy or a file that is none, and what its calls cost since it began to serve.
+#[derive(Serialize)]
+struct Operated {
+    #[serde(flatten)]
+    policy: Listed,
+    #[serde(flatten)]
+    cost: Option<Cost>,
+}
+
+fn listed(app: &App, policies: PolicyList) -> Response {
+    let operated = |policy: Listed| {
+        let live = match policy.state {
+            PolicyState::Live | PolicyState::Builtin => Some(true),
+            PolicyState::Shadow => Some(false),
+            PolicyState::Pending | PolicyState::Compiling | PolicyState::Rejected => None,
+        };
+        let costs = &app.gateway.metrics.costs;
+        let cost = policy.hook.zip(live);
+        let cost = cost.map(|(hook, live)| costs.cost(hook.as_str(), live));
+        Operated { policy, cost }
+    };
+    Json(policies.0.into_iter().map(operated).collect::<Vec<_>>()).into_response()
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    name: String,
+}
+
+/// Puts the body into the policies folder under `?name=`, and answers when it serves or is rejected.
+async fn upload(
+    State(app): State<Arc<App>>,
+    Query(File { name }): Query<File>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Error> {
+    // A browser asks first before it sends these to another site.
+    let media = ["application/wasm", "application/octet-stream"];
+    let mut limits = app.bodies;
+    (limits.bytes, limits.key) = (app.upload_bytes, "policies.limits.file_bytes");
+    let bytes = body::bytes(&headers, body, limits, &media).await?;
+    let policies = &app.gateway.policies;
+    Ok(listed(
+        &app,
+        policies.upload(&name, bytes.into()).await.map_err(change)?,
+    ))
 }
 
 async fn reload(State(app): State<Arc<App>>) -> Result<Response, Error> {
-    Ok(Json(app.gateway.policies.reload().await.map_err(change)?).into_response())
+    Ok(listed(
+        &app,
+        app.gateway.policies.reload().await.map_err(change)?,
+    ))
 }
 
 async fn rollback(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
-    Ok(Json(app.gateway.policies.rollback(hook).await.map_err(change)?).into_response())
+    let policies = app.gateway.policies.rollback(hook).await;
+    Ok(listed(&app, policies.map_err(change)?))
 }
 
 async fn promote(State(app): State<Arc<App>>, Name(hook): Name) -> Result<Response, Error> {
     let hook = self::hook(&hook)?;
-    Ok(Json(app.gateway.policies.promote(hook).await.map_err(change)?).into_response())
+    let policies = app.gateway.policies.promote(hook).await;
+    Ok(listed(&app, policies.map_err(change)?))
 }
 
 /// Another config for the hook's policy, the body; the answer says how long it lasts.
@@ -147,7 +207,7 @@ async fn log(State(app): State<Arc<App>>) -> Response {
         .into_response()
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Filter {
     /// A level, or directives such as `info,stent::policy=debug`.
@@ -176,6 +236,20 @@ async fn reset_log(State(app): State<Arc<App>>) -> Response {
     log(State(app)).await
 }
 
+#[derive(Deserialize)]
+struct Most {
+    limit: Option<String>,
+}
+
+/// The last requests and policy changes with their stages, newest first; `?limit=` of them.
+async fn traces(State(app): State<Arc<App>>, Query(most): Query<Most>) -> Result<Response, Error> {
+    let limit = most.limit.map_or(Ok(ring::TRACES), |text| {
+        let wrong = |_| Error::invalid("limit", format!("found {text:?}, expected a number"));
+        text.parse().map_err(wrong)
+    });
+    Ok(Json(app.traces.last(limit?)).into_response())
+}
+
 fn hook(name: &str) -> Result<Hook, Error> {
     Hook::ALL
         .into_iter()
@@ -190,6 +264,7 @@ fn change(error: PolicyError) -> Error {
     match error {
         PolicyError::Stopped => Error::Unavailable(error.to_string()),
         PolicyError::Change { .. } => Error::invalid("hook", error.to_string()),
+        PolicyError::Name { .. } => Error::invalid("name", error.to_string()),
         other => Error::Internal(other.to_string()),
     }
 }

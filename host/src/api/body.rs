@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, header};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
@@ -16,6 +17,8 @@ const OBJECT: &str = "a JSON object";
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub bytes: usize,
+    /// The key of the configuration that says so.
+    pub key: &'static str,
     pub time: Duration,
 }
 
@@ -29,34 +32,48 @@ pub async fn read<T: DeserializeOwned>(
     body: Body,
     limits: Limits,
 ) -> Result<T, Error> {
-    let limit = limits.bytes;
+    parse(&bytes(headers, body, limits, &["application/json"]).await?)
+}
+
+/// Reads a body whose media type is one of `media`.
+///
+/// # Errors
+/// As [`read`], but for what is wrong within the body.
+pub async fn bytes(
+    headers: &HeaderMap,
+    body: Body,
+    limits: Limits,
+    media_types: &[&'static str],
+) -> Result<Bytes, Error> {
+    let (limit, key) = (limits.bytes, limits.key);
     let media = headers
         .get(header::CONTENT_TYPE)
         .map_or("", |v| v.to_str().unwrap_or("?"));
     let essence = media.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
+    let expected = |media: &&str| essence.eq_ignore_ascii_case(media);
+    if !media_types.iter().any(expected) {
         return Err(Error::MediaType {
             found: media.chars().take(100).collect(),
+            expected: media_types.join(" or "),
         });
     }
     let declared = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: usize| bytes > limit) {
-        return Err(Error::TooLarge { limit });
+        return Err(Error::TooLarge { limit, key });
     }
     let read = tokio::time::timeout(limits.time, to_bytes(body, limit)).await;
     let read = read.map_err(|_| Error::SlowBody { limit: limits.time })?;
-    let bytes = read.map_err(|error| {
+    read.map_err(|error| {
         let too_large = std::error::Error::source(&error)
             .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
         if too_large {
-            Error::TooLarge { limit }
+            Error::TooLarge { limit, key }
         } else {
             Error::Malformed("the body ended before it was complete".into())
         }
-    })?;
-    parse(&bytes)
+    })
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {

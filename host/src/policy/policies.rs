@@ -61,6 +61,11 @@ pub enum PolicyError {
         what: &'static str,
         reason: String,
     },
+    #[error("found {name:?}, expected {expected}")]
+    Name {
+        name: String,
+        expected: &'static str,
+    },
     #[error("the policies are being shut down")]
     Stopped,
 }
@@ -68,7 +73,7 @@ pub enum PolicyError {
 /// Engine, ticker, warm pools, reconciler. Dropping it ends and joins their threads; snapshots
 /// taken before go on to work.
 pub struct Policies {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     hints: Mutex<mpsc::Sender<Hint>>,
     reconciler: Option<JoinHandle<()>>,
     janitor: Option<Janitor>,

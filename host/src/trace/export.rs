@@ -16,6 +16,7 @@ use opentelemetry_sdk::trace::{
 };
 
 use super::Settings;
+use super::ring::{Keeping, RecordAll, Ring};
 use super::semconv;
 
 /// Spans that may wait for export: those of some 300 requests.
@@ -66,6 +67,7 @@ pub(super) fn provider<E: SpanExporter + 'static>(
     settings: &Settings,
     exporter: Option<E>,
     counts: &Arc<Counts>,
+    ring: &Arc<Ring>,
 ) -> SdkTracerProvider {
     let ratio = Sampler::TraceIdRatioBased(settings.sample);
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
@@ -76,7 +78,8 @@ pub(super) fn provider<E: SpanExporter + 'static>(
     let builder = SdkTracerProvider::builder()
         .with_resource(resource)
         // The caller's decision holds, so that a trace is whole or absent.
-        .with_sampler(Sampler::ParentBased(Box::new(ratio)));
+        .with_sampler(RecordAll(Sampler::ParentBased(Box::new(ratio))))
+        .with_span_processor(Keeping(Arc::clone(ring)));
     let Some(exporter) = exporter else {
         return builder.build();
     };

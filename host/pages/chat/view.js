@@ -1,0 +1,105 @@
+// One exchange on the page: the question, the answer as it grows, and the quiet line below it.
+
+import { el, glyph, mark, say, traceLink } from "../shared/dom.js";
+import { render } from "./markdown.js";
+import { MEANING, figures } from "./words.js";
+
+const AGAIN = "M20 11a8 8 0 1 0-2.3 6.3M20 5v6h-6";
+const COPY = "M9 9V5a1 1 0 0 1 1-1h9a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1h-4M5 9h9a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1v-9a1 1 0 0 1 1-1Z";
+
+export class View {
+  /** `on`: what the buttons do: `retry()`, `key()`. */
+  constructor(exchange, on) {
+    this.exchange = exchange;
+    this.on = on;
+    this.body = el("div", { class: "text" });
+    this.state = el("p", { class: "state" });
+    this.trouble = el("p", { class: "trouble" });
+    this.strip = el("p", { class: "strip" });
+    this.answer = el("article", { class: "answer", "aria-label": "Answer" },
+      this.body, this.state, this.trouble, this.strip);
+    this.node = el("div", { class: "exchange" },
+      el("article", { class: "question", "aria-label": "You" },
+        exchange.again && el("p", { class: "again" }, "asked again"),
+        el("p", {}, exchange.question)),
+      this.answer);
+    this.update();
+  }
+
+  /** Draws at most once a frame, however fast the words come. */
+  soon() {
+    this.frame ??= requestAnimationFrame(() => this.update());
+  }
+
+  update() {
+    cancelAnimationFrame(this.frame);
+    this.frame = null;
+    const { exchange } = this;
+    mark(this.answer, { "aria-busy": exchange.isOpen ? "true" : null, "data-state": exchange.state });
+    if (this.shown !== exchange.text) {
+      this.shown = exchange.text;
+      this.body.replaceChildren(render(exchange.text));
+    }
+    const state = this.words();
+    say(this.state, state ?? "");
+    this.state.hidden = !state;
+    this.showTrouble();
+    this.showStrip();
+  }
+
+  words() {
+    const { state, position, reconnecting, text } = this.exchange;
+    if (reconnecting) return "The connection was lost. Reconnecting…";
+    if (state === "queued" && position > 0) {
+      return position === 1 ? "You are next in the queue" : `Place ${position} in the queue`;
+    }
+    if ((state === "waiting" || state === "queued") && !text) return "Thinking…";
+    return null;
+  }
+
+  showTrouble() {
+    const { state, problem } = this.exchange;
+    this.trouble.hidden = state !== "failed" && state !== "stopped";
+    if (this.trouble.hidden || this.trouble.dataset.shown === state) return;
+    this.trouble.dataset.shown = state;
+    const stopped = "You stopped this answer; the server does not remember it.";
+    this.trouble.replaceChildren(
+      el("span", {}, state === "stopped" ? stopped : problem.text),
+      problem?.key ? el("button", { type: "button", onclick: this.on.key }, "Enter the key") : null,
+      state === "stopped" || problem?.again
+        ? el("button", { type: "button", onclick: this.on.retry }, "Try again") : null,
+    );
+  }
+
+  showStrip() {
+    const { state, told, dropped, text } = this.exchange;
+    this.strip.hidden = state !== "done";
+    if (this.strip.hidden || this.strip.dataset.shown) return;
+    this.strip.dataset.shown = "yes";
+    const items = [];
+    if (told) {
+      const { first, speed, count, origin, generation } = figures(told);
+      const reused = told.cached_tokens > 0
+        ? `${told.cached_tokens} of the prompt's ${told.prompt_tokens} tokens needed no computing` : null;
+      items.push(
+        first && el("span", { title: reused }, first),
+        speed && el("span", {}, speed),
+        count && el("span", {}, count),
+        origin && el("span", { class: "origin", title: MEANING[origin] }, origin),
+        dropped > 0 && el("span", { title: "The oldest messages no longer fit beside this question." },
+          `${dropped} older ${dropped === 1 ? "message" : "messages"} left out`),
+        el("span", {}, generation),
+        told.trace_id && traceLink(told.trace_id));
+    }
+    const copied = el("button", { type: "button", class: "bare icon", "aria-label": "Copy the answer",
+      title: "Copy the answer", onclick: async () => {
+        await navigator.clipboard?.writeText(text);
+        mark(copied, { "aria-label": "Copied", title: "Copied" });
+      } }, glyph(COPY));
+    this.strip.replaceChildren(
+      el("span", { class: "figures" }, items),
+      el("span", { class: "tools" }, copied,
+        el("button", { type: "button", class: "bare icon", "aria-label": "Ask again for another answer",
+          title: "Ask again for another answer", onclick: this.on.retry }, glyph(AGAIN))));
+  }
+}

@@ -1,0 +1,78 @@
+// The admin routes: reading them, changing something, and the metrics' text.
+
+import { ask } from "../shared/dom.js";
+
+let token = null;
+try {
+  token = sessionStorage.getItem("stent.admin");
+} catch {
+  // Storage may be switched off.
+}
+
+/** The server refused, in its own words. */
+export class Refusal extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function request(path, { headers = {}, ...options } = {}) {
+  const withToken = token ? { ...headers, authorization: `Bearer ${token}` } : headers;
+  const response = await fetch(path, { ...options, headers: withToken, cache: "no-store" });
+  if (response.ok) return response;
+  const wire = await response.json().then((body) => body.error, () => null);
+  throw new Refusal(response.status, wire?.message ?? `the server answered with status ${response.status}`);
+}
+
+export const read = async (path) => (await request(path)).json();
+export const metrics = async () => new Metrics(await (await request("metrics")).text());
+export const change = async (path) => (await request(path, { method: "POST" })).json();
+
+/** Puts a file into the policies folder; answers with all policies once it serves or is rejected. */
+export async function upload(file) {
+  const response = await request(`admin/policies?name=${encodeURIComponent(file.name)}`, {
+    method: "POST",
+    headers: { "content-type": "application/octet-stream" },
+    body: file,
+  });
+  return response.json();
+}
+
+/** Asks the operator for the admin token; true when there is one to try. */
+export async function askToken() {
+  const given = await ask({ title: "The admin token", yes: "Use it",
+    text: "This gateway asks for its admin token. It is kept until you close this tab.",
+    field: { type: "password", label: "Admin token" } });
+  if (!given) return false;
+  token = given;
+  try {
+    sessionStorage.setItem("stent.admin", given);
+  } catch {
+    // Then until the page is left.
+  }
+  return true;
+}
+
+/** The metrics of one moment. */
+export class Metrics {
+  samples = [];
+
+  constructor(text) {
+    this.at = performance.now();
+    for (const line of text.split("\n")) {
+      const found = /^([a-zA-Z_:][\w:]*)(?:\{(.*?)\})? (-?[\d.eE+]+|[+-]?Inf|NaN)/.exec(line);
+      if (!found) continue;
+      const labels = {};
+      for (const [, name, value] of (found[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)) labels[name] = value;
+      this.samples.push({ name: found[1], labels, value: Number(found[3]) });
+    }
+  }
+
+  /** The sum of a metric over all labels that fit; null where there is none. */
+  sum(name, where = {}) {
+    const fits = ({ labels }) => Object.entries(where).every(([key, value]) => labels[key] === value);
+    const found = this.samples.filter((sample) => sample.name === name && fits(sample));
+    return found.length ? found.reduce((sum, { value }) => sum + value, 0) : null;
+  }
+}

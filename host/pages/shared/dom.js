@@ -1,0 +1,89 @@
+// Elements without markup: no text can ever become a tag here.
+
+/** `el("p", { class: "x", onclick: f }, "text", child)`; what is null or false is left out. */
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "hidden" || name === "disabled") node[name] = Boolean(value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A line drawing; `path` as in SVG's `d`, on 24 x 24. It says nothing to a screen reader. */
+export function glyph(path) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("class", "glyph");
+  svg.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS(SVG, "path");
+  line.setAttribute("d", path);
+  svg.append(line);
+  return svg;
+}
+
+/** Changes a text only where it differs, so that selection and screen readers are left in peace. */
+export function say(node, text) {
+  const wanted = String(text);
+  if (node.textContent !== wanted) node.textContent = wanted;
+}
+
+/** Sets attributes only where they differ. */
+export function mark(node, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === false) node.removeAttribute(name);
+    else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, String(value));
+  }
+}
+
+/** Asks in a dialog; resolves to true, or to the text of its field where it has one. */
+export function ask({ title, text, yes, danger = false, field = null }) {
+  const input = field && el("input", { type: field.type ?? "text", "aria-label": field.label,
+    autocomplete: "off", required: true });
+  const dialog = el("dialog", { "aria-labelledby": "ask-title" },
+    el("h2", { id: "ask-title" }, title),
+    el("p", {}, text),
+    el("form", { method: "dialog" }, input,
+      el("div", { class: "choices" },
+        el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+        el("button", { class: danger ? "danger" : "primary", value: "yes" }, yes))));
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      const agreed = dialog.returnValue === "yes";
+      resolve(agreed && input ? input.value.trim() : agreed);
+    });
+  });
+}
+
+/** Where a trace is looked at, or null where no viewer is configured. */
+export function traceUrl(id) {
+  const template = document.querySelector('meta[name="stent-trace-url"]')?.content;
+  return template ? template.replaceAll("{trace_id}", encodeURIComponent(id)) : null;
+}
+
+/** The trace as a link, or as an id to copy. */
+export function traceLink(id) {
+  const url = traceUrl(id);
+  if (url) {
+    return el("a", { href: url, target: "_blank", rel: "noreferrer", title: `trace ${id}` }, "trace");
+  }
+  const button = el("button", { type: "button", class: "bare trace", title: `Copy the trace's id ${id}`,
+    onclick: async () => {
+      try {
+        await navigator.clipboard.writeText(id);
+        button.textContent = "trace id copied";
+      } catch {
+        // Pages that did not come over a safe connection may not copy: it can be read.
+        button.textContent = `trace ${id}`;
+      }
+    } }, `trace ${id.slice(0, 8)}`);
+  return button;
+}

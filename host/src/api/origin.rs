@@ -1,0 +1,82 @@
+//! Who may operate the gateway from a browser: pages that this address served, nobody else's.
+
+use std::net::IpAddr;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::error::Error;
+
+/// Lets through what only reads, and what no browser sent. A browser names the page's origin with
+/// everything else: it must be ours, so that no other site changes policies behind its visitor's back.
+pub async fn same(request: Request, next: Next) -> Response {
+    match request.method() {
+        &Method::GET | &Method::HEAD => next.run(request).await,
+        _ => match check(request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(error) => error.into_response(),
+        },
+    }
+}
+
+fn check(headers: &HeaderMap) -> Result<(), Error> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let Some(origin) = text(header::ORIGIN) else {
+        return Ok(());
+    };
+    let host = text(header::HOST).unwrap_or_default();
+    let wrong = |expected: &str| {
+        let found: String = origin.chars().take(200).collect();
+        let problem = format!("found {found:?}, expected {expected}");
+        Err(Error::invalid("origin", problem))
+    };
+    if origin.split_once("://").map(|(_, of)| of) != Some(host) {
+        return wrong("this address itself: other sites may not operate the gateway");
+    }
+    // A name can be made to mean this machine for a moment by whoever owns it; an address cannot.
+    match is_address(host) {
+        true => Ok(()),
+        false => wrong("an IP address or localhost: open the console under one of these"),
+    }
+}
+
+fn is_address(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        let is_port = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        if is_port { name } else { host }
+    });
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || bare.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(origin: &str, host: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ORIGIN, origin.parse().unwrap());
+        headers.insert(header::HOST, host.parse().unwrap());
+        check(&headers).is_ok()
+    }
+
+    #[test]
+    fn only_this_address_may_change_something() {
+        assert!(check(&HeaderMap::new()).is_ok(), "no browser");
+        assert!(sent("http://127.0.0.1:8001", "127.0.0.1:8001"));
+        assert!(sent("http://[::1]:8001", "[::1]:8001"));
+        assert!(sent("https://localhost", "localhost"));
+        assert!(!sent("http://evil.example", "127.0.0.1:8001"));
+        assert!(
+            !sent("http://127.0.0.1:8000", "127.0.0.1:8001"),
+            "the chat page"
+        );
+        assert!(
+            !sent("http://evil.example:8001", "evil.example:8001"),
+            "rebound"
+        );
+        assert!(!sent("null", "127.0.0.1:8001"));
+    }
+}
