@@ -9,6 +9,7 @@ ADVISORIES := https://github.com/RustSec/advisory-db
 all: run
 
 include deploy/bench/bench.mk
+include tests/pages/pages.mk
 
 .PHONY: all run build test test-all plugins setup fmt lint deny receiver rules templates soak bench-micro bench-telemetry bench-hits clean
 

@@ -1,0 +1,222 @@
+// Both pages in a real browser, against real gateways.
+//
+//     node tests/pages/run.mjs target/release/stent [--screenshots FOLDER] [NAME...]
+
+import fs from "node:fs";
+import path from "node:path";
+import { createRequire } from "node:module";
+import { ROOT, browse, check, open, serve, until } from "./support.mjs";
+
+const [binary, ...rest] = process.argv.slice(2);
+const pictures = rest[0] === "--screenshots" ? rest.splice(0, 2)[1] : null;
+const AXE = fs.readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const TRIM = fs.readFileSync(path.join(ROOT, "plugins/dist/trim-exchanges.wasm"));
+
+const send = async (page, text) => {
+  await page.getByLabel("Your message").fill(text);
+  await page.keyboard.press("Enter");
+};
+/** The last answer, once it is complete. */
+const answered = async (page, count) => {
+  await page.locator('.answer[data-state="done"]').nth(count - 1).waitFor();
+  return page.locator(".answer").nth(count - 1);
+};
+const figures = async (answer) => answer.locator(".figures").innerText();
+const generation = async (answer) => Number(/policy generation (\d+)/.exec(await figures(answer))[1]);
+
+async function axe(page, name) {
+  // As an isolated script: the page's own policy forbids what axe would need.
+  await page.evaluate(AXE);
+  for (const scheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme: scheme, reducedMotion: "reduce" });
+    const { violations } = await page.evaluate(() => globalThis.axe.run(document));
+    const grave = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
+    const told = grave.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join("\n  ")}`);
+    check(`axe, ${name}, ${scheme}: ${told.join("\n")}`, grave.length === 0);
+  }
+}
+
+async function picture(page, name) {
+  if (!pictures) return;
+  fs.mkdirSync(pictures, { recursive: true });
+  await page.screenshot({ path: path.join(pictures, `${name}.png`) });
+}
+
+const TESTS = {
+  async "a question is asked, its answer is read as it is written"({ browser, demo }) {
+    const page = await open(browser, demo.base);
+    await page.getByText("Demo model, not medical advice.").waitFor();
+    await picture(page, "chat-empty");
+    await send(page, "What is diabetes?");
+    await page.locator('.answer[aria-busy="true"]').first().waitFor();
+    const answer = await answered(page, 1);
+    check("an answer about diabetes", /diabetes/i.test(await answer.locator(".text").innerText()));
+    const told = await figures(answer);
+    for (const part of [/first word after [\d.]+ m?s/, /[\d.]+ tokens\/s/, /policy generation \d+/, /trace [0-9a-f]{8}/]) {
+      check(`${part} in ${told}`, part.test(told));
+    }
+    check("the model is told", /stent-demo/.test(await page.locator("#model").innerText()));
+    await axe(page, "chat");
+    // The same question in a new conversation comes from the cache; another answer is drawn anew.
+    await page.getByRole("button", { name: "New conversation" }).click();
+    await send(page, "What is diabetes?");
+    const replayed = await answered(page, 1);
+    check("cached", (await replayed.locator(".origin").innerText()) === "cached");
+    await page.getByRole("button", { name: "Ask again for another answer" }).click();
+    const again = await answered(page, 2);
+    check("a retry asks for a fresh seed", (await again.locator(".origin").count()) === 0);
+    // Two conversations are listed; after a reload the first one's history comes from the server.
+    check("two are listed", (await page.locator("#list button").count()) === 2);
+    await page.reload();
+    await page.locator("#list button").nth(1).click();
+    const kept = await answered(page, 1);
+    check("its text", /diabetes/i.test(await kept.locator(".text").innerText()));
+    check("its figures", /tokens\/s/.test(await figures(kept)));
+    // Nothing but titles and figures is kept in the browser.
+    const text = (await kept.locator(".text").innerText()).slice(0, 40);
+    check("no answer is kept in the browser",
+      !(await page.evaluate(() => JSON.stringify(localStorage))).includes(text));
+    await page.getByRole("button", { name: "Forget" }).click();
+    await picture(page, "chat-forget");
+    const forgets = page.waitForResponse((it) => it.request().method() === "DELETE" && it.url().includes("/sessions/"));
+    await page.getByRole("dialog").getByRole("button", { name: "Forget" }).click();
+    check("the server forgets", (await forgets).status() === 204);
+    await until("one is listed", async () => (await page.locator("#list button").count()) === 1);
+    return page;
+  },
+
+  async "what a model writes cannot run, load or lead astray"({ browser, binary }) {
+    const evil = "**bold** <img src=x onerror=alert(1)> <script>document.title='owned'</script> "
+      + "[a](javascript:alert(1)) [b](https://example.com/x) ![c](https://example.com/pixel.png)";
+    const server = await serve(binary, "engine.kind=scripted", `engine.script.text=${evil}`);
+    try {
+      const page = await open(browser, server.base);
+      const asked = [];
+      page.on("request", (request) => asked.push(request.url()));
+      await send(page, "Hello");
+      const text = (await answered(page, 1)).locator(".text");
+      check("markdown is rendered", (await text.locator("strong").innerText()) === "bold");
+      check("no script, no image", (await text.locator("script, img").count()) === 0);
+      const links = await text.locator("a[href]").evaluateAll((all) => all.map((a) => a.getAttribute("href")));
+      check(`only the honest link: ${links}`, links.join() === "https://example.com/x");
+      check("nothing ran", !(await page.title()).includes("owned"));
+      check("nothing was loaded from elsewhere", asked.every((url) => url.startsWith(server.base)));
+      return page;
+    } finally {
+      server.stop();
+    }
+  },
+
+  async "an answer is stopped, one waits in the queue, a refusal is told in words"({ browser, binary }) {
+    const server = await serve(binary, "engine.kind=scripted", "engine.slots=1", "engine.queue=1",
+      "engine.script.token=100ms", `engine.script.text=${"All of these words take their time. ".repeat(40)}`);
+    try {
+      const [first, second, third] = await Promise.all([1, 2, 3].map(() => open(browser, server.base)));
+      await send(first, "Tell me everything");
+      await first.getByText("All of these").waitFor();
+      await send(second, "And me");
+      await second.locator(".state").getByText("You are next in the queue").waitFor();
+      await send(third, "Me too");
+      await third.locator(".trouble").getByText(/All places are taken at the moment\. Try again in \d+ s\./).waitFor();
+      await first.keyboard.press("Escape");
+      await first.locator(".trouble").getByText("You stopped this answer").waitFor();
+      // The slot is free for whoever waited.
+      await second.getByText("All of these").waitFor();
+      await second.getByRole("button", { name: "Stop the answer" }).click();
+      await second.locator(".trouble").getByText("You stopped this answer").waitFor();
+      await until("all slots are idle", async () => {
+        const { slots } = await (await fetch(`${server.admin}/admin/slots`)).json();
+        return slots.every(({ state }) => state === "idle");
+      });
+      await third.getByRole("button", { name: "Try again" }).click();
+      await third.getByText("All of these").waitFor();
+      check("the refused question is not shown twice", (await third.locator(".question").count()) === 1);
+      return first;
+    } finally {
+      server.stop();
+    }
+  },
+
+  async "a policy is dropped, seen, rejected with its reason, and rolled back"({ browser, demo }) {
+    const chat = await open(browser, demo.base);
+    const page = await open(browser, demo.admin, { viewport: { width: 1360, height: 1180 } });
+    await page.locator("#rows tr").nth(4).waitFor();
+    check("four slots", (await page.locator("#slots li").count()) === 4);
+    await send(chat, "What are the symptoms of asthma?");
+    const before = await generation(await answered(chat, 1));
+    await page.locator("#requests .route", { hasText: "/chat/stream" }).first().waitFor();
+    demo.drop("mine.wasm", TRIM);
+    const row = page.locator("#rows tr", { hasText: "mine.wasm" });
+    await row.locator(".chip", { hasText: "live" }).waitFor();
+    await send(chat, "How is asthma treated?");
+    const after = await generation(await answered(chat, 2));
+    check(`a later generation: ${before} -> ${after}`, after > before);
+    check("its calls are counted", Number(await row.locator(".calls").innerText()) >= 1
+      || (await until("calls", async () => Number(await row.locator(".calls").innerText()) >= 1), true));
+    await page.locator("#changes .chip", { hasText: "swapped" }).first().waitFor();
+    // A broken one, dropped onto the page.
+    await page.locator("#file").setInputFiles({ name: "mine.wasm", mimeType: "application/wasm",
+      buffer: Buffer.from("\0asm\x01\0\0\0 this is no module") });
+    const broken = page.locator('#rows tr[data-state="rejected"]', { hasText: "mine" });
+    await broken.locator(".reason").waitFor();
+    check("its reason", (await broken.locator(".reason").innerText()).length > 15);
+    await page.getByRole("alert").waitFor();
+    await send(chat, "What is diabetes?");
+    check("the last good one serves", (await generation(await answered(chat, 3))) === after);
+    await axe(page, "console");
+    await page.emulateMedia({ colorScheme: "light", reducedMotion: null });
+    await page.locator("#requests summary").first().click();
+    await page.locator("#requests .waterfall li", { hasText: "decode" }).first().waitFor();
+    await axe(page, "console, unfolded");
+    await page.emulateMedia({ colorScheme: "light", reducedMotion: null });
+    await page.locator(".notice").waitFor({ state: "detached" });
+    await page.evaluate(() => scrollTo(0, 0));
+    await picture(page, "console");
+    await page.emulateMedia({ colorScheme: "dark" });
+    await picture(page, "console-dark");
+    await page.setViewportSize({ width: 390, height: 844 });
+    await page.evaluate(() => scrollTo(0, 0));
+    await picture(page, "console-phone");
+    await page.setViewportSize({ width: 1360, height: 1180 });
+    // Back to the bundled one.
+    await page.getByRole("button", { name: "Roll back trim" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Roll back" }).click();
+    await page.getByText("trim was rolled back").waitFor();
+    await send(chat, "How is diabetes treated?");
+    check("another generation", (await generation(await answered(chat, 4))) > after);
+    await picture(chat, "chat");
+    await chat.emulateMedia({ colorScheme: "dark", reducedMotion: "reduce" });
+    await picture(chat, "chat-dark");
+    await chat.setViewportSize({ width: 390, height: 844 });
+    await picture(chat, "chat-phone");
+    await chat.getByRole("button", { name: "Conversations" }).click();
+    await axe(chat, "chat on a phone, its list open");
+    await picture(chat, "chat-phone-list");
+    return page;
+  },
+};
+
+const chosen = Object.entries(TESTS).filter(([name]) => !rest.length || rest.some((part) => name.includes(part)));
+const browser = await browse();
+const demo = await serve(binary, "policies.cache.scope=shared", "policies.cache.config.scope=shared");
+let failed = 0;
+for (const [name, test] of chosen) {
+  const started = Date.now();
+  try {
+    const page = await test({ browser, demo, binary });
+    check(page.troubles.join("\n"), page.troubles.length === 0);
+    console.log(`ok    ${name} (${((Date.now() - started) / 1000).toFixed(1)} s)`);
+  } catch (error) {
+    failed += 1;
+    console.error(`FAIL  ${name}\n${error.stack}`);
+    if (pictures) {
+      for (const [at, page] of browser.contexts().flatMap((context) => context.pages()).entries()) {
+        await picture(page, `failed-${at}`).catch(() => {});
+      }
+    }
+  }
+  for (const context of browser.contexts()) await context.close();
+}
+await browser.close();
+demo.stop();
+process.exit(failed ? 1 : 0);
