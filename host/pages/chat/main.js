@@ -304,6 +304,8 @@ function jump() {
 function drawer(shown) {
   document.body.classList.toggle("drawn", shown);
   mark(at("menu"), { "aria-expanded": String(shown) });
+  // What lies behind the list is out of reach, for the keyboard too.
+  at("page").inert = shown;
 }
 
 const message = at("message");
