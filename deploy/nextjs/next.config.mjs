@@ -1,0 +1,2 @@
+// Plain files in out/: any web server can serve them, Stent does the rest.
+export default { output: "export" };
