@@ -10,6 +10,7 @@ all: run
 
 include deploy/bench/bench.mk
 include tests/pages/pages.mk
+include deploy/package/package.mk
 
 .PHONY: all run build test test-all plugins setup fmt lint deny receiver rules templates soak bench-micro bench-telemetry bench-hits clean
 

@@ -59,7 +59,9 @@ fn link_libraries(from: &Path, to: &Path) -> io::Result<()> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let kernels = name.starts_with("libggml-cpu-") && name.ends_with(".so");
+        let gpu = ["cuda", "vulkan", "metal"].map(|kind| format!("libggml-{kind}.so"));
+        let kernels =
+            name.starts_with("libggml-cpu-") && name.ends_with(".so") || gpu.contains(&name);
         let versioned = name
             .rsplit_once(".so.")
             .is_some_and(|(_, version)| !version.contains('.'));

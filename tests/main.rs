@@ -12,6 +12,7 @@ mod support;
 mod engine;
 mod gateway;
 mod models;
+mod operations;
 mod policy;
 mod sessions;
 mod setup;

@@ -38,7 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admission", &["error", "types"]),
     ("cache", &["redis", "types"]),
     // The worker's spans end on its own thread, where only the engine knows when.
-    ("engine", &["trace", "types"]),
+    ("engine", &["tls", "trace", "types"]),
     ("policy", &["trace", "types"]),
     ("session", &["redis", "types"]),
     ("stream", &["error", "types"]),
@@ -57,6 +57,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("starts", &[]),
     // Both are commands that ask a running gateway.
     ("status", &["policy_cli"]),
+    ("doctor", &["config", "engine", "http", "models", "policy"]),
 ];
 
 /// A crate and the only modules that know it.

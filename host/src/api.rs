@@ -56,6 +56,8 @@ pub struct App {
     pub logging: Logging,
     /// SIGTERM came: no new work.
     pub draining: AtomicBool,
+    /// Another process listens already: connections end, each after its answer.
+    pub leaving: AtomicBool,
 }
 
 impl App {
@@ -104,7 +106,7 @@ async fn draining(State(app): State<Arc<App>>, request: Request, next: Next) -> 
         true => shutting_down().into_response(),
         false => next.run(request).await,
     };
-    if app.draining() {
+    if app.draining() || app.leaving.load(Ordering::Relaxed) {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
     }

@@ -122,6 +122,14 @@ impl Cache {
         }
     }
 
+    /// Forgets everything in memory.
+    pub fn clear(&self) {
+        if let Some(held) = &self.0 {
+            held.invalidate_all();
+            held.run_pending_tasks();
+        }
+    }
+
     /// `cache.store` of the configuration.
     pub fn store_name(&self) -> &'static str {
         if self.is_off() { "off" } else { "memory" }

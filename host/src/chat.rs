@@ -10,6 +10,7 @@ mod turn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Span;
@@ -38,15 +39,22 @@ pub struct Gateway {
     pub flights: Flights,
     pub engine: Arc<dyn Engine>,
     pub metrics: Arc<Metrics>,
+    /// What may change while serving; a request takes it once.
+    pub live: ArcSwap<Live>,
+    /// The answers being written: a shutdown waits for them.
+    pub answers: TaskTracker,
+    /// Ends them, each with an error of its own, when it has waited long enough.
+    pub cut: CancellationToken,
+}
+
+/// The part of the configuration that holds from the next request on when it changes.
+#[derive(Clone, Debug)]
+pub struct Live {
     pub defaults: Defaults,
     /// A client that takes nothing of its answer for so long is cut off.
     pub reader_timeout: Duration,
     /// Tells on spans what people ask and what the model answers.
     pub capture_content: bool,
-    /// The answers being written: a shutdown waits for them.
-    pub answers: TaskTracker,
-    /// Ends them, each with an error of its own, when it has waited long enough.
-    pub cut: CancellationToken,
 }
 
 impl Gateway {
@@ -71,15 +79,16 @@ pub struct Answer {
 /// Any [`Error`]; nothing was generated or remembered then.
 pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
     ask.params.check(gateway.engine.model())?;
+    let live = gateway.live.load_full();
     // One generation of policies until the last byte: a swap in between changes nothing here.
     let policies = gateway
         .policies
-        .snapshot(turn::facts(gateway, &ask), ask.span.clone());
+        .snapshot(turn::facts(gateway, &live, &ask), ask.span.clone());
     spans::generation(&ask.span, policies.generation());
 
     // What means something to the prompt's layout is known before any text is tokenised.
     let layout = policies.layout().await?;
-    let mut turn = Turn::open(gateway, ask, policies, layout).await?;
+    let mut turn = Turn::open(gateway, live, ask, policies, layout).await?;
 
     match turn.policies.guard(&turn.messages).await? {
         Verdict::Allow => {}
@@ -108,6 +117,6 @@ pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
 
     // The last thing that can refuse: from here on the answer is on its way.
     let filter = turn.policies.open_filter().await?;
-    let run = coalesce::board(&turn, &prompt)?;
+    let run = coalesce::board(&turn, &trimmed, &prompt)?;
     answer::generate(turn, lookup, trimmed, prompt, filter, run)
 }

@@ -17,20 +17,25 @@ mod worker;
 
 mod llama;
 mod scripted;
+mod upstream;
 
 mod gguf;
 mod sampling;
 mod text;
 
 pub mod cpu;
+mod gpu;
 pub mod memory;
 pub mod threads;
 
 pub mod shape;
 
+pub use gguf::Header;
 pub use settings::{Kind, Settings};
 
-use crate::types::{Finish, ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer};
+use crate::types::{
+    Finish, Message, ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer,
+};
 
 /// The GBNF text of a JSON schema, for [`crate::types::Sampling::grammar`].
 ///
@@ -46,7 +51,7 @@ pub fn llama_version() -> String {
 }
 
 /// The seam between the gateway and whatever produces tokens: llama.cpp in this process, a
-/// script for tests, later a remote server.
+/// script for tests, or a remote server.
 pub trait Engine: Send + Sync {
     fn model(&self) -> &ModelInfo;
     fn tokenizer(&self) -> Arc<dyn Tokenizer>;
@@ -63,6 +68,16 @@ pub trait Engine: Send + Sync {
     /// The session is forgotten: so is its KV.
     fn forget(&self, session: &SessionKey);
     fn status(&self) -> Status;
+    /// Gives up what only saves time: the KV of sessions that wait in RAM.
+    fn shed(&self) {}
+    /// False when nothing short of a new process helps.
+    fn alive(&self) -> bool {
+        true
+    }
+    /// `gen_ai.provider.name` of its spans.
+    fn provider(&self) -> &'static str {
+        "llama_cpp"
+    }
 }
 
 /// Loads what the settings name and starts its thread. Blocks while a model loads.
@@ -74,8 +89,16 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     match settings.kind {
         Kind::Llama => llama::start(settings, data),
         Kind::Scripted => scripted::start(settings),
-        Kind::Openai => Err(StartError::Settings(settings::OPENAI_REFUSED.into())),
+        Kind::Openai => upstream::start(settings),
     }
+}
+
+/// What a model file says of itself.
+///
+/// # Errors
+/// When it is missing, damaged or no GGUF file.
+pub fn header(file: &Path) -> Result<Header, StartError> {
+    Ok(gguf::read(file)?)
 }
 
 /// What can be known to fail before anything is loaded: the settings, the model file's header, a KV
@@ -119,7 +142,7 @@ pub fn tokenizer(settings: &Settings) -> Result<Arc<dyn Tokenizer>, StartError> 
     match settings.kind {
         Kind::Llama => llama::tokenizer(&settings.model),
         Kind::Scripted => Ok(scripted::tokenizer(settings)),
-        Kind::Openai => Err(StartError::Settings(settings::OPENAI_REFUSED.into())),
+        Kind::Openai => upstream::tokenizer(settings),
     }
 }
 
@@ -153,6 +176,7 @@ impl StartError {
 }
 
 /// One generation to run.
+#[derive(Clone)]
 pub struct Job {
     /// Whose KV may be reused; `None`: nobody's, and nothing is kept.
     pub session: Option<SessionKey>,
@@ -160,6 +184,9 @@ pub struct Job {
     /// How many tokens at the start of `prompt` are the operator's own (the system text), the same
     /// for everybody: their KV is stored once and shared. 0: nothing is shared.
     pub head: u32,
+    /// What the prompt was built from, without what means something to its layout: for servers that
+    /// build it themselves.
+    pub messages: Vec<Message>,
     pub sampling: Sampling,
     pub max_tokens: u32,
     /// Texts that end the answer; they are not part of it.
@@ -222,6 +249,11 @@ pub enum EngineError {
     Grammar(String),
     #[error("slot {slot} made no progress for {stalled:?} and was reclaimed")]
     Stalled { slot: usize, stalled: Duration },
+    /// The last upstream that was tried, and what it did.
+    #[error("the upstream {upstream} failed: {problem}")]
+    Upstream { upstream: String, problem: String },
+    #[error("no upstream can be used right now")]
+    NoUpstream,
     #[error("the engine has stopped")]
     Stopped,
 }
@@ -236,6 +268,24 @@ pub struct Status {
     pub kv_cells_used: u32,
     pub kv_cells: u32,
     pub totals: Totals,
+    /// The servers behind kind "openai".
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct UpstreamStatus {
+    /// Without user and password.
+    pub url: String,
+    /// Gets requests: its health check and its circuit say so.
+    pub healthy: bool,
+    /// `closed`, `open` or `trial`.
+    pub circuit: &'static str,
+    /// What its last health check found wrong.
+    pub problem: Option<String>,
+    pub outstanding: u32,
+    pub requests: u64,
+    pub failures: u64,
 }
 
 /// What the engine has done since its start; only ever rises, but for the `parked` gauges.

@@ -113,6 +113,12 @@ impl Error {
             Self::Engine(EngineError::Stopped) => {
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, "engine_stopped")
             }
+            Self::Engine(EngineError::Upstream { .. }) => {
+                (StatusCode::BAD_GATEWAY, SERVER, "upstream_error")
+            }
+            Self::Engine(EngineError::NoUpstream) => {
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_upstream")
+            }
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_body"),
             Self::SlowReader { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_reader"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal"),

@@ -52,6 +52,10 @@ pub struct Settings {
     /// After SIGTERM, running answers may go on for so long.
     #[serde(with = "units::duration")]
     pub drain: Duration,
+    /// More resident memory than this: what can be spared goes, then the process makes room for a
+    /// fresh one. 0: no limit.
+    #[serde(with = "units::bytes")]
+    pub max_rss: u64,
 }
 
 impl Default for Settings {
@@ -69,6 +73,7 @@ impl Default for Settings {
             page: true,
             cors_origins: Vec::new(),
             drain: Duration::from_secs(30),
+            max_rss: 20 << 30,
         }
     }
 }
@@ -183,6 +188,25 @@ pub fn listen(
     })
 }
 
+/// Takes over a listening socket that was passed to this process.
+///
+/// # Errors
+/// [`HttpError::Listen`] that names the key.
+pub fn adopt(
+    key: &'static str,
+    address: SocketAddr,
+    listener: std::net::TcpListener,
+) -> Result<TcpListener, HttpError> {
+    let adopted = listener
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(listener));
+    adopted.map_err(|source| HttpError::Listen {
+        key,
+        address,
+        source,
+    })
+}
+
 /// Lets pages of the configured origins call the public routes.
 ///
 /// # Errors
@@ -230,16 +254,38 @@ fn origins(texts: &[String]) -> Result<Vec<HeaderValue>, HttpError> {
 
 /// A listener that is being served.
 pub struct Door {
+    /// Ends the accepting; `stop` ends the connections too.
+    leave: CancellationToken,
     stop: CancellationToken,
     served: TaskTracker,
 }
 
 impl Door {
     pub fn open(listener: TcpListener, router: Router, settings: &Settings) -> Self {
-        let (stop, served) = (CancellationToken::new(), TaskTracker::new());
-        served.spawn(serve(listener, router, settings.times(), stop.clone()));
+        let (leave, served) = (CancellationToken::new(), TaskTracker::new());
+        let stop = CancellationToken::new();
+        served.spawn(serve(
+            listener,
+            router,
+            settings.times(),
+            (leave.clone(), stop.clone()),
+        ));
         served.close();
-        Self { stop, served }
+        Self {
+            leave,
+            stop,
+            served,
+        }
+    }
+
+    /// Lets nobody in any more; who is inside may go on asking.
+    pub fn leave(&self) {
+        self.leave.cancel();
+    }
+
+    /// Waits until everybody has gone.
+    pub async fn empty(&self) {
+        self.served.wait().await;
     }
 
     /// Lets nobody in any more, and waits until the requests inside are answered.
@@ -250,10 +296,16 @@ impl Door {
 }
 
 /// Serves until `stop`, then lets the open connections finish their requests.
-async fn serve(listener: TcpListener, router: Router, times: Times, stop: CancellationToken) {
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    times: Times,
+    (leave, stop): (CancellationToken, CancellationToken),
+) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
+            () = leave.cancelled() => break,
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };

@@ -32,5 +32,6 @@ pub mod trace;
 pub mod types;
 
 pub mod bench;
+pub mod doctor;
 pub mod policy_cli;
 pub mod status;

@@ -1,12 +1,13 @@
-//! The command line: `stent serve`, `stent status`, `stent top`, `stent models`, `stent policy`,
-//! `stent bench`.
+//! The command line: `stent serve`, `stent doctor`, `stent status`, `stent top`, `stent models`,
+//! `stent policy`, `stent bench`.
 
 mod serve;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use stent::config::{Config, Overrides};
 
 /// An LLM inference gateway with live-swappable WebAssembly policies.
@@ -21,6 +22,17 @@ struct Cli {
 enum Command {
     /// Load the model and serve requests
     Serve(Box<ServeArgs>),
+    /// Look at everything that serving needs, before or while it serves
+    #[command(after_help = "Exit status: 0 all good, 1 something to look at, 2 something bad.")]
+    Doctor(Box<DoctorArgs>),
+    /// Ask a running gateway whether it is alive (exit status 0) or not (1)
+    Health {
+        #[command(flatten)]
+        config: Box<ConfigArgs>,
+        /// Whether it can be asked something, not only whether it lives
+        #[arg(long)]
+        ready: bool,
+    },
     /// Show how a running gateway is (exit status 2: critical or not ready; 1: no answer)
     Status(stent::status::StatusArgs),
     /// Show it live, until q is pressed
@@ -31,10 +43,30 @@ enum Command {
     Policy(Box<stent::policy_cli::PolicyArgs>),
     /// Measure a chat server, or two side by side
     Bench(Box<stent::bench::Args>),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page (roff), or write one for every command into a folder
+    Man {
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
-struct ServeArgs {
+struct DoctorArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// One JSON object for programs
+    #[arg(long)]
+    json: bool,
+    /// Leave out what reads the whole model: its hash
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Where the configuration comes from.
+#[derive(Args)]
+struct ConfigArgs {
     /// Configuration file (TOML)
     #[arg(long, env = "STENT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -56,6 +88,12 @@ struct ServeArgs {
     /// Any key of the configuration, such as engine.slots=2; may be repeated
     #[arg(long, value_name = "key.path=value")]
     set: Vec<String>,
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Check the configuration and exit
     #[arg(long)]
     check_config: bool,
@@ -64,7 +102,7 @@ struct ServeArgs {
     print_config: bool,
 }
 
-impl ServeArgs {
+impl ConfigArgs {
     /// The configuration, and what about it or the environment looks like a slip.
     fn load(&self) -> anyhow::Result<(Config, Vec<String>)> {
         let mut overrides = Overrides::from_env(std::env::vars());
@@ -107,7 +145,7 @@ fn main() -> ExitCode {
     }
     stent::tls::install();
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         // All is said: the exit status is for scripts.
         Err(error) if error.is::<Critical>() => ExitCode::from(2),
         Err(error) => {
@@ -134,18 +172,36 @@ fn told(error: &anyhow::Error) -> String {
     line
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+/// Runs a command; its exit status is 0 unless the command has others.
+fn run(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Status(args) => match stent::status::status(&args, &mut std::io::stdout())? {
-            true => Ok(()),
-            false => Err(Critical.into()),
-        },
-        Command::Top(args) => Ok(stent::status::top(&args)?),
-        Command::Models(args) => Ok(stent::models::run(&args, &mut std::io::stdout())?),
-        Command::Policy(args) => Ok(stent::policy_cli::run(&args, &mut std::io::stdout())?),
-        Command::Bench(args) => Ok(stent::bench::run(*args)?),
+        Command::Status(args) => {
+            if !stent::status::status(&args, &mut std::io::stdout())? {
+                return Err(Critical.into());
+            }
+        }
+        Command::Top(args) => stent::status::top(&args)?,
+        Command::Models(args) => stent::models::run(&args, &mut std::io::stdout())?,
+        Command::Policy(args) => stent::policy_cli::run(&args, &mut std::io::stdout())?,
+        Command::Bench(args) => stent::bench::run(*args)?,
+        Command::Doctor(args) => return doctor(&args),
+        Command::Health { config, ready } => {
+            let (config, _) = config.load()?;
+            let said = stent::doctor::health(&config, ready).map_err(anyhow::Error::msg)?;
+            println!("{said}");
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "stent", &mut std::io::stdout());
+        }
+        Command::Man { dir: Some(dir) } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+        }
+        Command::Man { dir: None } => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+        }
         Command::Serve(args) => {
-            let (config, warnings) = args.load()?;
+            let (config, warnings) = args.config.load()?;
             if args.print_config || args.check_config {
                 for warning in &warnings {
                     eprintln!("stent: warning: {warning}");
@@ -153,14 +209,29 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
             if args.print_config {
                 print!("{}", config.to_toml()?);
-                return Ok(());
+            } else if args.check_config {
+                check(&config)?;
+            } else {
+                let source = serve::reload::Source {
+                    file: args.config.config.clone(),
+                    load: Box::new(move || args.config.load()),
+                };
+                return serve::serve(config, &warnings, source);
             }
-            if args.check_config {
-                return check(&config);
-            }
-            serve::serve(config, &warnings)
         }
     }
+    Ok(0)
+}
+
+fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
+    let mut out = std::io::stdout();
+    let how = stent::doctor::How {
+        quick: args.quick,
+        json: args.json,
+        colour: out.is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    };
+    let config = args.config.load().map_err(|error| told(&error));
+    Ok(stent::doctor::run(config, how, &mut out)?.exit())
 }
 
 /// All that a start would refuse, but for the ports. The model may come later.

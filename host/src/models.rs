@@ -142,6 +142,53 @@ pub fn run(args: &ModelsArgs, out: &mut dyn Write) -> Result<(), ModelError> {
     })
 }
 
+/// Whether a file is the model that its name says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    Known {
+        name: String,
+        sha256: String,
+    },
+    Wrong {
+        name: String,
+        found: String,
+        expected: String,
+    },
+    /// Neither the manifest nor models.lock has a hash for such a file.
+    Unknown {
+        sha256: String,
+    },
+}
+
+/// Hashes the file and compares it with the manifest, and with models.lock beside it.
+///
+/// # Errors
+/// When the file or the lock cannot be read.
+pub fn identify(path: &Path) -> Result<Identity, ModelError> {
+    let found = hash::file(path)?;
+    let manifest = Manifest::load(None)?;
+    let Some(entry) = manifest.model.iter().find(|m| path.ends_with(&m.file)) else {
+        return Ok(Identity::Unknown { sha256: found });
+    };
+    let depth = Path::new(&entry.file).components().count();
+    let dir = path.ancestors().nth(depth).unwrap_or(Path::new(""));
+    let lock = Lock::load(dir)?;
+    let expected = entry.sha256.as_deref().or_else(|| lock.sha256(&entry.file));
+    let name = entry.name.clone();
+    Ok(match expected {
+        None => Identity::Unknown { sha256: found },
+        Some(expected) if expected == found => Identity::Known {
+            name,
+            sha256: found,
+        },
+        Some(expected) => Identity::Wrong {
+            name,
+            found,
+            expected: expected.to_owned(),
+        },
+    })
+}
+
 /// The models folder with what is known about it.
 struct Shelf<'a> {
     dir: &'a Path,

@@ -1,14 +1,21 @@
 //! Puts the stages together, serves until a signal, and takes them apart in order.
 
+mod limit;
+mod manager;
+pub mod reload;
+mod sockets;
+
+use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use stent::admission::Admission;
 use stent::api::{self, App};
 use stent::cache::Cache;
-use stent::chat::{Defaults, Flights, Gateway};
+use stent::chat::{Flights, Gateway};
 use stent::config::Config;
 use stent::engine::{self, Engine};
 use stent::metrics::Metrics;
@@ -24,7 +31,27 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub fn serve(config: Config, warnings: &[String]) -> anyhow::Result<()> {
+use reload::{Reach, Reloader, Source};
+use sockets::{Inherited, Spare};
+
+/// Why it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It was told to.
+    Stopped,
+    /// Another process takes its place.
+    Upgraded,
+    /// It holds more than `server.max_rss`.
+    Memory,
+}
+
+/// The exit status that asks the service manager for a fresh start: EX_TEMPFAIL of sysexits(3).
+const START_AGAIN: u8 = 75;
+
+/// Serves until it is told to stop; the exit status is 0, or [`START_AGAIN`].
+pub fn serve(config: Config, warnings: &[String], source: Source) -> anyhow::Result<u8> {
+    // The environment is read and changed before there are threads.
+    let inherited = Inherited::take()?;
     let (tracing, logging) = trace::init(&config.telemetry, &config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -33,25 +60,32 @@ pub fn serve(config: Config, warnings: &[String]) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the async runtime cannot start")?;
-    let served = runtime.block_on(run(config, &tracing, logging));
+    let served = runtime.block_on(run(config, inherited, source, (&tracing, logging)));
     // Nothing may still use the runtime's threads when the last spans are sent.
     runtime.shutdown_timeout(Duration::from_secs(2));
     tracing.close();
     served
 }
 
-async fn run(config: Config, tracing: &trace::Guard, logging: Logging) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    inherited: Inherited,
+    source: Source,
+    (tracing, logging): (&trace::Guard, Logging),
+) -> anyhow::Result<u8> {
     reopen_at_usr1(&logging)?;
     // What is wrong with the files is told before anybody can connect, and the ports come before
     // the model: a second server should fail before it loads one.
     engine::check(&config.engine)?;
     let server = &config.server;
-    let public = http::listen("server.listen", server.listen, server.backlog)?;
-    let admin = http::listen("server.admin", server.admin, server.backlog)?;
+    let replaces = inherited.replaces;
+    let sockets = inherited.open(server)?;
+    let spare = sockets.spare()?;
+    let (public, admin) = (sockets.public, sockets.admin);
     let (public_address, admin_address) = (public.local_addr()?, admin.local_addr()?);
 
     let started = Instant::now();
-    let (starts, written) = Starts::record(&config.data.dir);
+    let (starts, written) = Starts::record(&config.data.dir, replaces);
     if let Err(error) = written {
         let folder = config.data.dir.display();
         tracing::warn!(%error, "restarts cannot be counted: {folder} cannot be written");
@@ -93,10 +127,13 @@ async fn run(config: Config, tracing: &trace::Guard, logging: Logging) -> anyhow
         starts: Arc::clone(&starts),
         logging,
         draining: AtomicBool::new(false),
+        leaving: AtomicBool::new(false),
     });
     let routes = http::cors(api::router(Arc::clone(&app)), &server.cors_origins)?;
-    let public = http::Door::open(public, routes, server);
-    let admin = http::Door::open(admin, api::admin(Arc::clone(&app)), server);
+    let doors = Doors {
+        public: http::Door::open(public, routes, server),
+        admin: http::Door::open(admin, api::admin(Arc::clone(&app)), server),
+    };
     tracing::info!(
         model = gateway.engine.model().name,
         listen = %public_address,
@@ -104,31 +141,135 @@ async fn run(config: Config, tracing: &trace::Guard, logging: Logging) -> anyhow
         ready_after_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "ready"
     );
-
-    stopped().await?;
-    tracing::info!("shutting down: running answers are finished first");
-    app.draining.store(true, Ordering::Relaxed);
-    gateway.admission.close();
-    gateway.answers.close();
-    // The public door stays open meanwhile, to tell newcomers that they should go elsewhere.
-    let drained = async || {
-        gateway.answers.wait().await;
-        public.close().await;
-    };
-    if tokio::time::timeout(server.drain, drained()).await.is_err() {
-        let answers = gateway.answers.len();
-        tracing::warn!(answers, after = ?server.drain, "what still runs is cut off");
-        gateway.cut.cancel();
-        if tokio::time::timeout(LAST_WORDS, drained()).await.is_err() {
-            tracing::warn!("not every client took its last words");
-        }
+    manager::ready(&gateway.engine.model().name, replaces);
+    if let Some(before) = replaces {
+        sockets::relieve(before);
     }
-    // Whoever watches the end may do so until it is over.
-    let _ = tokio::time::timeout(LAST_WORDS, admin.close()).await;
+
+    let reach = Reach {
+        gateway: Arc::clone(&gateway),
+        max_rss: Arc::new(AtomicU64::new(server.max_rss)),
+        drain_ms: Arc::new(AtomicU64::new(ms(server.drain))),
+    };
+    let drain_ms = Arc::clone(&reach.drain_ms);
+    let reason = {
+        let limit = limit::exceeded(Arc::clone(&gateway), Arc::clone(&reach.max_rss));
+        let watchdog = manager::watchdog(Arc::clone(&gateway.engine));
+        let mut reloader = Reloader::new(source, reach, &config);
+        tokio::select! {
+            reason = told(&spare, &mut reloader) => reason?,
+            () = limit => End::Memory,
+            () = watchdog => End::Stopped,
+        }
+    };
+    // From here on nobody may wait in a queue that nobody serves.
+    drop(spare);
+    manager::stopping();
+    let drain = Duration::from_millis(drain_ms.load(Ordering::Relaxed));
+    let watchdog = tokio::spawn(manager::watchdog(Arc::clone(&gateway.engine)));
+    match reason {
+        End::Upgraded => doors.hand_over(&app, drain).await,
+        _ => doors.shut(&app, drain).await,
+    }
+    watchdog.abort();
     if let Err(error) = starts.end() {
         tracing::warn!(%error, "this end will count as a crash: it cannot be written down");
     }
-    Ok(())
+    Ok(match reason {
+        End::Memory => START_AGAIN,
+        _ => 0,
+    })
+}
+
+/// Serves signals and changes of the configuration until it is time to end, and says why.
+async fn told(spare: &Spare, reloader: &mut Reloader) -> anyhow::Result<End> {
+    // SIGTERM from a service manager, SIGINT from a terminal.
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    // The next process is ready; a change of the configuration; a change of the program.
+    let (mut quit, mut hangup, mut upgrade) = (
+        signal(SignalKind::quit())?,
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::user_defined2())?,
+    );
+    let mut next: Option<Child> = None;
+    let mut look = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(End::Stopped),
+            _ = int.recv() => return Ok(End::Stopped),
+            _ = quit.recv() => return Ok(End::Upgraded),
+            _ = hangup.recv() => reloader.reload("SIGHUP").await,
+            () = reloader.changed() => reloader.reload("the file changed").await,
+            _ = upgrade.recv() => match (&next, spare.start_next()) {
+                (Some(child), _) => tracing::warn!(pid = child.id(), "an upgrade is under way"),
+                (None, Ok(child)) => {
+                    tracing::info!(pid = child.id(), "the next process starts");
+                    next = Some(child);
+                }
+                (None, Err(error)) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "the next process cannot be started; this one goes on"
+                ),
+            },
+            _ = look.tick(), if next.is_some() => {
+                let ended = next.as_mut().and_then(|child| child.try_wait().ok().flatten());
+                if let Some(status) = ended {
+                    tracing::error!(%status, "the next process ended early; this one goes on");
+                    next = None;
+                }
+            }
+        }
+    }
+}
+
+struct Doors {
+    public: http::Door,
+    admin: http::Door,
+}
+
+impl Doors {
+    /// The end: newcomers are refused, running answers may finish.
+    async fn shut(&self, app: &App, drain: Duration) {
+        let gateway = &app.gateway;
+        tracing::info!("shutting down: running answers are finished first");
+        app.draining.store(true, Ordering::Relaxed);
+        gateway.admission.close();
+        gateway.answers.close();
+        // The public door stays open meanwhile, to tell newcomers that they should go elsewhere.
+        let drained = async || {
+            gateway.answers.wait().await;
+            self.public.close().await;
+        };
+        if tokio::time::timeout(drain, drained()).await.is_err() {
+            let answers = gateway.answers.len();
+            tracing::warn!(answers, after = ?drain, "what still runs is cut off");
+            gateway.cut.cancel();
+            if tokio::time::timeout(LAST_WORDS, drained()).await.is_err() {
+                tracing::warn!("not every client took its last words");
+            }
+        }
+        // Whoever watches the end may do so until it is over.
+        let _ = tokio::time::timeout(LAST_WORDS, self.admin.close()).await;
+    }
+
+    /// Another process accepts from the same sockets by now: whoever is connected here is served to
+    /// the end of their connection, and each answer asks them to open another one.
+    async fn hand_over(&self, app: &App, drain: Duration) {
+        tracing::info!("another process takes over: who is connected here is still served");
+        app.leaving.store(true, Ordering::Relaxed);
+        self.public.leave();
+        self.admin.leave();
+        let _ = tokio::time::timeout(drain, self.public.empty()).await;
+        self.shut(app, Duration::from_millis(ms(drain)).min(LAST_WORDS))
+            .await;
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long a client may take to read that its answer was cut off.
@@ -148,13 +289,7 @@ fn gateway(
         flights: Flights::default(),
         engine,
         metrics,
-        defaults: Defaults {
-            max_tokens: config.engine.max_tokens,
-            temperature: config.engine.temperature,
-            seed: config.engine.seed,
-        },
-        reader_timeout: config.server.reader_timeout,
-        capture_content: config.telemetry.capture_content,
+        live: ArcSwap::from_pointee(reload::live(config)),
         answers: TaskTracker::new(),
         cut: CancellationToken::new(),
     }
@@ -174,19 +309,6 @@ fn reopen_at_usr1(logging: &Logging) -> std::io::Result<()> {
             }
         }
     });
-    Ok(())
-}
-
-/// SIGTERM from a service manager, SIGINT from a terminal.
-async fn stopped() -> std::io::Result<()> {
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
     Ok(())
 }
 

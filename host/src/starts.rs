@@ -26,9 +26,14 @@ pub struct Starts {
 struct Start {
     /// Seconds since 1970.
     at: u64,
+    #[serde(default)]
+    pid: u32,
     /// It was ended by a signal and took everything apart. Without it, it crashed or was killed.
     #[serde(default)]
     ended: bool,
+    /// It took the place of a running process, which is no restart.
+    #[serde(default)]
+    upgrade: bool,
 }
 
 /// Starts within the last 24 hours that followed another, and how many of those others had not
@@ -44,11 +49,15 @@ impl Starts {
     ///
     /// # Errors
     /// When the file cannot be written; the list is kept in memory all the same.
-    pub fn record(data: &Path) -> (Self, io::Result<()>) {
+    ///
+    /// `replaces`: the running process whose place it takes.
+    pub fn record(data: &Path, replaces: Option<u32>) -> (Self, io::Result<()>) {
         let file = data.join("starts.json");
-        let known = fs::read(&file).unwrap_or_default();
-        let mut list: Vec<Start> = serde_json::from_slice(&known).unwrap_or_default();
-        let (now, ended) = (now(), false);
+        let mut list = read(&file);
+        let now = now();
+        if let Some(last) = list.last_mut().filter(|last| replaces == Some(last.pid)) {
+            last.ended = true;
+        }
         let last = list.len().saturating_sub(1);
         let keep = |at: usize, start: &Start| {
             at == last || (last - at < MOST && now.saturating_sub(start.at) < KEPT.as_secs())
@@ -59,7 +68,12 @@ impl Starts {
             .filter(|(at, start)| keep(*at, start))
             .map(|(_, start)| start)
             .collect();
-        list.push(Start { at: now, ended });
+        list.push(Start {
+            at: now,
+            pid: std::process::id(),
+            ended: false,
+            upgrade: replaces.is_some(),
+        });
         let starts = Self { file, list };
         let written = starts.write(&starts.list);
         (starts, written)
@@ -70,9 +84,13 @@ impl Starts {
     /// # Errors
     /// When the file cannot be written.
     pub fn end(&self) -> io::Result<()> {
-        let mut list = self.list.clone();
-        if let Some(start) = list.last_mut() {
-            start.ended = true;
+        // A process that took this one's place has written since.
+        let mut list = read(&self.file);
+        let own = self.list.last().map(|own| (own.pid, own.at));
+        let found = list.iter_mut().find(|s| own == Some((s.pid, s.at)));
+        match found {
+            Some(start) => start.ended = true,
+            None => list.clone_from(&self.list),
         }
         self.write(&list)
     }
@@ -81,7 +99,9 @@ impl Starts {
     pub fn restarts(&self) -> Restarts {
         let since = now().saturating_sub(DAY.as_secs());
         let pairs = self.list.iter().zip(self.list.iter().skip(1));
-        let today: Vec<_> = pairs.filter(|(_, start)| start.at > since).collect();
+        let today: Vec<_> = pairs
+            .filter(|(_, start)| start.at > since && !start.upgrade)
+            .collect();
         Restarts {
             day: today.len(),
             crashes: today.iter().filter(|(before, _)| !before.ended).count(),
@@ -99,6 +119,11 @@ impl Starts {
     }
 }
 
+fn read(file: &Path) -> Vec<Start> {
+    let known = fs::read(file).unwrap_or_default();
+    serde_json::from_slice(&known).unwrap_or_default()
+}
+
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
@@ -111,7 +136,9 @@ mod tests {
     fn of(list: &[(u64, bool)]) -> Starts {
         let start = |&(ago, ended)| Start {
             at: now() - ago,
+            pid: 0,
             ended,
+            upgrade: false,
         };
         Starts {
             file: PathBuf::new(),
@@ -129,17 +156,20 @@ mod tests {
     #[test]
     fn the_folder_remembers_how_each_ended() {
         let data = tempfile::tempdir().unwrap();
-        let (first, written) = Starts::record(data.path());
+        let (first, written) = Starts::record(data.path(), None);
         written.unwrap();
         assert_eq!(first.restarts(), Restarts::default());
         first.end().unwrap();
-        let (second, _) = Starts::record(data.path());
+        let (second, _) = Starts::record(data.path(), None);
         assert_eq!(second.restarts(), Restarts { day: 1, crashes: 0 });
         drop(second);
-        let (third, _) = Starts::record(data.path());
+        let (third, _) = Starts::record(data.path(), None);
         assert_eq!(third.restarts(), Restarts { day: 2, crashes: 1 });
+        let (next, _) = Starts::record(data.path(), Some(std::process::id()));
+        third.end().unwrap();
+        assert_eq!(next.restarts(), Restarts { day: 2, crashes: 1 });
         fs::write(data.path().join("starts.json"), "no JSON").unwrap();
-        let (fourth, written) = Starts::record(data.path());
+        let (fourth, written) = Starts::record(data.path(), None);
         written.unwrap();
         assert_eq!(fourth.restarts(), Restarts::default());
     }

@@ -96,6 +96,7 @@ fn session(name: &str) -> SessionKey {
 
 fn job(session: Option<SessionKey>, prompt: Vec<Token>, max_tokens: u32) -> Job {
     Job {
+        messages: Vec::new(),
         session,
         prompt: prompt.into(),
         head: 0,

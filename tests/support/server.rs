@@ -10,6 +10,7 @@ use serde_json::Value;
 /// A running `stent serve`; killed when dropped.
 pub struct Server {
     child: Child,
+    ports: (u16, u16),
     pub base: String,
     pub admin: String,
     /// Policies, data and log.
@@ -45,40 +46,45 @@ impl Server {
         std::fs::create_dir(&policies).unwrap();
         prepare(&policies);
         let (public, admin) = (free_port(), free_port());
-        let mut command = command();
-        command
-            .arg("serve")
-            .args(["--listen", &format!("127.0.0.1:{public}")])
-            .args(["--admin", &format!("127.0.0.1:{admin}")])
-            .arg("--policies")
-            .arg(folder.path().join("policies"))
-            .arg("--data")
-            .arg(folder.path().join("data"))
-            .arg("--model")
-            .arg(demo_model())
-            .args(["--set", "engine.n_ctx=2048", "--set", "engine.mlock=false"]);
-        // What is longer than an argument may be.
-        let file = folder.path().join("stent.toml");
-        if file.exists() {
-            command.arg("--config").arg(file);
-        }
-        for set in sets {
-            command.args(["--set", set]);
-        }
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = command
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
         Self {
-            child,
+            child: spawn(folder.path(), (public, admin), sets),
+            ports: (public, admin),
             base: format!("http://127.0.0.1:{public}"),
             admin: format!("http://127.0.0.1:{admin}"),
             folder,
             client: reqwest::Client::new(),
         }
+    }
+
+    /// Starts again, with the same ports and folder, and waits until it is ready.
+    pub async fn again(mut self, sets: &[&str]) -> Self {
+        self.kill();
+        self.child = spawn(self.folder.path(), self.ports, sets);
+        self.client = reqwest::Client::new();
+        self.until("the server is ready again", async |s| {
+            let ready = s.client.get(format!("{}/ready", s.base)).send().await;
+            ready.is_ok_and(|response| response.status() == 200)
+        })
+        .await;
+        self
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub fn signal(&self, name: &str) {
+        self.signal_pid(u64::from(self.child.id()), name);
+    }
+
+    pub fn signal_pid(&self, pid: u64, name: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{name}"), pid.to_string()])
+            .status();
+        assert!(sent.unwrap().success());
     }
 
     /// Waits until it holds, and says what it waited for when it does not.
@@ -167,12 +173,6 @@ impl Server {
         self.signal("TERM");
     }
 
-    pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(sent.unwrap().success());
-    }
-
     /// The exit status, once it has ended.
     pub async fn ended(&mut self) -> i32 {
         let start = Instant::now();
@@ -191,6 +191,41 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The process, with the small defaults and these `--set` values on top.
+fn spawn(folder: &Path, (public, admin): (u16, u16), sets: &[&str]) -> Child {
+    let mut command = command();
+    command
+        .arg("serve")
+        .args(["--listen", &format!("127.0.0.1:{public}")])
+        .args(["--admin", &format!("127.0.0.1:{admin}")])
+        .arg("--policies")
+        .arg(folder.join("policies"))
+        .arg("--data")
+        .arg(folder.join("data"))
+        .arg("--model")
+        .arg(demo_model())
+        .args(["--set", "engine.n_ctx=2048", "--set", "engine.mlock=false"]);
+    // What is longer than an argument may be.
+    let file = folder.join("stent.toml");
+    if file.exists() {
+        command.arg("--config").arg(file);
+    }
+    for set in sets {
+        command.args(["--set", set]);
+    }
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .unwrap();
+    command
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// The binary under test, without this process's own STENT_ variables.

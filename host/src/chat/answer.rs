@@ -42,11 +42,11 @@ async fn at_once(
     outcome: Outcome,
 ) -> Result<Answer, Error> {
     let head = head(&turn)?;
-    let (parts, reader) = stream::channel(turn.gateway.reader_timeout);
+    let (parts, reader) = stream::channel(turn.live.reader_timeout);
     history::remember(&mut turn, text, tokens, None).await?;
     summary.ttft = Some(turn.elapsed());
     spans::event(&turn.ask.span, "first_byte", &[]);
-    if turn.gateway.capture_content {
+    if turn.live.capture_content {
         let asked = history::without_answer(&turn.messages);
         spans::content(&turn.ask.span, asked, text, summary.finish);
     }
@@ -72,7 +72,7 @@ pub fn generate(
     run: Passenger,
 ) -> Result<Answer, Error> {
     let head = head(&turn)?;
-    let (parts, reader) = stream::channel(turn.gateway.reader_timeout);
+    let (parts, reader) = stream::channel(turn.live.reader_timeout);
     let answers = turn.gateway.answers.clone();
     let writer = Writer {
         text: String::new(),
@@ -136,7 +136,7 @@ impl Writer {
     async fn write(mut self, mut run: Passenger) {
         let follows = run.follows();
         let end = self.relay(&mut run).await.unwrap_or_else(|end| end);
-        if self.turn.gateway.capture_content {
+        if self.turn.live.capture_content {
             let span = run.span_of_content(&self.turn.ask.span);
             let asked = self.trimmed.of(&self.turn.messages);
             spans::content(&span, &asked, &self.text, end.finish());

@@ -18,7 +18,7 @@ use crate::cache::Key;
 use crate::engine::{Event, Job, Running};
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::policy::Prompt;
+use crate::policy::{Prompt, Trimmed};
 use crate::trace::context;
 use crate::trace::spans::{self, Held};
 use crate::types::SlotPermit;
@@ -95,9 +95,9 @@ impl Passenger {
 ///
 /// # Errors
 /// [`Error::Overloaded`] when a run is needed and no permit is left.
-pub fn board(turn: &Turn, prompt: &Prompt) -> Result<Passenger, Error> {
+pub fn board(turn: &Turn, trimmed: &Trimmed, prompt: &Prompt) -> Result<Passenger, Error> {
     let Some(key) = turn.flight_key(prompt) else {
-        return start(turn, prompt);
+        return start(turn, trimmed, prompt);
     };
     let mut flights = locked(&turn.gateway.flights.0);
     if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
@@ -113,22 +113,30 @@ pub fn board(turn: &Turn, prompt: &Prompt) -> Result<Passenger, Error> {
             chat: None,
         });
     }
-    let leader = start(turn, prompt)?;
+    let leader = start(turn, trimmed, prompt)?;
     // Runs that ended left dead entries; this is the moment at which they are seen.
     flights.retain(|_, flight| flight.strong_count() > 0);
     flights.insert(key, Arc::downgrade(&leader.flight));
     Ok(leader)
 }
 
-fn start(turn: &Turn, prompt: &Prompt) -> Result<Passenger, Error> {
+fn start(turn: &Turn, trimmed: &Trimmed, prompt: &Prompt) -> Result<Passenger, Error> {
     let permit = admit(turn)?;
+    let provider = turn.gateway.engine.provider();
     let model = &turn.gateway.engine.model().name;
-    let span = spans::chat(&turn.ask.span, model, &turn.sampling, turn.max_tokens);
+    let span = spans::chat_by(
+        provider,
+        &turn.ask.span,
+        model,
+        &turn.sampling,
+        turn.max_tokens,
+    );
     spans::seed_source(&span, turn.seed_source);
     let job = Job {
         session: turn.key(),
         prompt: prompt.tokens.as_slice().into(),
         head: u32::try_from(prompt.head).unwrap_or(0),
+        messages: turn.harmless(trimmed),
         sampling: turn.sampling.clone(),
         max_tokens: turn.max_tokens,
         stop: prompt

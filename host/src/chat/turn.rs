@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Ask, Gateway};
+use super::{Ask, Gateway, Live};
 use crate::cache::{Audience, Basis as CacheBasis, Cached, Draw, Identity, Key};
 use crate::error::Error;
 use crate::policy::{
@@ -18,6 +18,7 @@ use crate::types::{Message, Role, Sampling, Seed, SessionKey, Special, Token};
 /// The conversation with the new message at its end.
 pub struct Turn {
     pub gateway: Arc<Gateway>,
+    pub live: Arc<Live>,
     pub ask: Ask,
     pub policies: Snapshot,
     /// Oldest first; the last one is new.
@@ -32,7 +33,7 @@ pub struct Turn {
 }
 
 /// The request as policies see it.
-pub fn facts(gateway: &Gateway, ask: &Ask) -> Facts {
+pub fn facts(gateway: &Gateway, live: &Live, ask: &Ask) -> Facts {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -40,7 +41,7 @@ pub fn facts(gateway: &Gateway, ask: &Ask) -> Facts {
         model: gateway.engine.model().name.as_str().into(),
         now_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         context: gateway.engine.model().n_ctx,
-        reserved_output: max_tokens(gateway, ask),
+        reserved_output: max_tokens(live, ask),
         streaming: ask.streaming,
         attributes: ask.attributes.clone(),
         tenant: ask.tenant.clone(),
@@ -48,8 +49,8 @@ pub fn facts(gateway: &Gateway, ask: &Ask) -> Facts {
 }
 
 /// Tokens that the answer may have.
-fn max_tokens(gateway: &Gateway, ask: &Ask) -> u32 {
-    ask.params.max_tokens.unwrap_or(gateway.defaults.max_tokens)
+fn max_tokens(live: &Live, ask: &Ask) -> u32 {
+    ask.params.max_tokens.unwrap_or(live.defaults.max_tokens)
 }
 
 impl Turn {
@@ -59,12 +60,13 @@ impl Turn {
     /// When the message can never fit the context, or the answer its form.
     pub async fn open(
         gateway: &Arc<Gateway>,
+        live: Arc<Live>,
         ask: Ask,
         policies: Snapshot,
         layout: Layout,
     ) -> Result<Self, Error> {
-        let max_tokens = max_tokens(gateway, &ask);
-        let sampling = ask.params.sampling(&gateway.defaults)?;
+        let max_tokens = max_tokens(&live, &ask);
+        let sampling = ask.params.sampling(&live.defaults)?;
         // Found out before the head is sent: most grammars that fail do so here.
         if let Err(error) = gateway.engine.check(&sampling) {
             return Err(Error::invalid(ask.params.format.field(), error.to_string()));
@@ -72,6 +74,7 @@ impl Turn {
         let mut turn = Self {
             sampling,
             gateway: Arc::clone(gateway),
+            live,
             ask,
             policies,
             messages: Vec::new(),
@@ -126,6 +129,17 @@ impl Turn {
             policy::neutralise(text, &self.layout.reserved),
             Cow::Owned(_)
         )
+    }
+
+    /// The messages that trimming kept, neutralised as their tokens are.
+    pub fn harmless(&self, trimmed: &Trimmed) -> Vec<Message> {
+        let mut messages = trimmed.of(&self.messages);
+        for message in &mut messages {
+            if let Cow::Owned(text) = policy::neutralise(&message.text, &self.layout.reserved) {
+                message.text = text.into();
+            }
+        }
+        messages
     }
 
     /// A message of the history. Its tokens hold unless its text contains what the present
@@ -266,7 +280,7 @@ impl Turn {
         let Lookup::By(policy) = lookup else {
             return None;
         };
-        if self.gateway.cache.is_off() || !self.ask.params.repeatable(&self.gateway.defaults) {
+        if self.gateway.cache.is_off() || !self.ask.params.repeatable(&self.live.defaults) {
             return None;
         }
         let basis = match (&policy.basis, prompt) {
@@ -301,12 +315,12 @@ impl Turn {
             streaming: false,
             ..self.identity(Audience::Tenant(&self.ask.tenant), basis)
         };
-        let repeatable = self.ask.params.repeatable(&self.gateway.defaults);
+        let repeatable = self.ask.params.repeatable(&self.live.defaults);
         repeatable.then(|| run().key())
     }
 
     fn identity<'a>(&'a self, audience: Audience<'a>, basis: CacheBasis<'a>) -> Identity<'a> {
-        let seed = self.ask.params.seed.unwrap_or(self.gateway.defaults.seed);
+        let seed = self.ask.params.seed.unwrap_or(self.live.defaults.seed);
         let (policies, draw) = match (basis, seed) {
             // The prompt shows all that trimming and guarding did to it.
             (CacheBasis::Prompt { .. }, _) => (
@@ -337,10 +351,7 @@ impl Turn {
 
     /// Settles the seed: a derived one follows from the final prompt.
     pub fn seed(&mut self, prompt: &Prompt) -> Result<(), Error> {
-        let (seed, source) = self
-            .ask
-            .params
-            .seed(&self.gateway.defaults, &prompt.tokens)?;
+        let (seed, source) = self.ask.params.seed(&self.live.defaults, &prompt.tokens)?;
         self.sampling.seed = seed;
         self.seed_source = source;
         Ok(())

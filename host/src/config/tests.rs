@@ -144,6 +144,8 @@ fn each_printed_key_can_be_set_through_the_environment() {
             }
             ("server.listen" | "server.admin", _) => "127.0.0.1:4711".to_owned(),
             ("engine.kind", _) => "scripted".into(),
+            ("engine.upstream.api", _) => "completions".into(),
+            ("engine.upstreams", _) => "[{ url = \"http://a/v1\", weight = 2 }]".into(),
             ("engine.seed", _) => "random".into(),
             ("engine.step_budget", _) => "250ms".into(),
             ("engine.kv_cells", _) => "99999".into(),

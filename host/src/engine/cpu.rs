@@ -177,6 +177,49 @@ pub fn load_best(data: &Path) -> Result<&'static str, CpuError> {
     })
 }
 
+/// What a start would load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub works: &'static str,
+    /// Faster ones that the flags promise and that failed when they were tried.
+    pub skipped: Vec<&'static str>,
+    pub processor: String,
+}
+
+/// Finds what [`load_best`] would load, without loading or remembering it.
+///
+/// # Errors
+/// As [`load_best`].
+pub fn find(data: &Path) -> Result<Found, CpuError> {
+    let folder = find_folder()?;
+    let processor = Processor::here();
+    let there: Vec<_> = candidates(&processor)
+        .into_iter()
+        .map(|v| (v.name, folder.join(file_name(v.name))))
+        .filter(|(_, f)| f.is_file())
+        .collect();
+    let remembered = recall(&data.join("cpu-code.json"), &memory_key(&processor, &there));
+    let mut skipped = Vec::new();
+    for (name, file) in &there {
+        let works = match &remembered {
+            Some(known) => known == name,
+            None => probe(file),
+        };
+        if works {
+            return Ok(Found {
+                works: name,
+                skipped,
+                processor: processor.model,
+            });
+        }
+        skipped.push(*name);
+    }
+    Err(CpuError::NoneWorks {
+        tried: skipped,
+        model: processor.model,
+    })
+}
+
 /// The variants that the processor's flags allow, fastest first.
 pub fn candidates(processor: &Processor) -> Vec<&'static Variant> {
     let has = |flag: &&str| processor.flags.iter().any(|f| f == flag);
@@ -234,6 +277,12 @@ fn find_folder() -> Result<PathBuf, CpuError> {
             tried: places.into(),
         }),
     }
+}
+
+/// Loads another file of ggml's from the kernels' folder; false when that cannot be done.
+pub fn load_beside(name: &str) -> bool {
+    let file = find_folder().map(|folder| folder.join(name));
+    file.is_ok_and(|file| file.is_file() && probe::load(&file))
 }
 
 /// Tries the file in a child process; its death rules the file out.

@@ -26,6 +26,8 @@ pub struct Header {
     pub context: Option<u64>,
     /// Bytes of one cell of the KV cache, where the header tells the model's shape.
     pub kv_bytes: Option<u64>,
+    /// `tokenizer.chat_template`.
+    pub template: Option<String>,
     /// sha256 over everything before the weights, and the file's size.
     pub fingerprint: String,
     pub file_bytes: u64,
@@ -141,6 +143,7 @@ impl<R: Read> Reader<'_, R> {
             architecture: None,
             context: None,
             kv_bytes: None,
+            template: None,
             fingerprint: String::new(),
             file_bytes: self.size,
             demo: false,
@@ -152,6 +155,7 @@ impl<R: Read> Reader<'_, R> {
             match (key.as_str(), self.value(&key)?) {
                 ("general.name", Value::Text(name)) => header.name = Some(name),
                 ("general.architecture", Value::Text(name)) => header.architecture = Some(name),
+                ("tokenizer.chat_template", Value::Text(text)) => header.template = Some(text),
                 ("general.alignment", Value::Number(bytes)) => alignment = bytes,
                 (key, Value::Number(number)) => {
                     // What stands before it is the architecture's name.

@@ -23,7 +23,7 @@ use super::scheduler::Limits;
 use super::settings::{Settings, StepBudget};
 use super::threads::{self, Machine};
 use super::worker::{self, Grammars, Parts};
-use super::{Engine, EngineError, StartError, cpu};
+use super::{Engine, EngineError, StartError, cpu, gpu};
 use crate::types::{ModelInfo, Special, Token, Tokenizer};
 use device::{Device, Shape};
 use grammar::Gbnf;
@@ -112,14 +112,47 @@ pub fn version() -> String {
 
 /// The tokenizer alone: no weights are read and no CPU code is chosen.
 pub fn tokenizer(file: &Path) -> Result<Arc<dyn Tokenizer>, StartError> {
+    let model = vocabulary_of(file)?;
+    Ok(Arc::new(Vocabulary { model }))
+}
+
+fn vocabulary_of(file: &Path) -> Result<Arc<LlamaModel>, StartError> {
     let backend = {
         let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         log::forward();
         initialised()?
     };
     let params = LlamaModelParams::default().with_vocab_only(true);
-    let model = Arc::new(load(backend, file, &params)?);
-    Ok(Arc::new(Vocabulary { model }))
+    Ok(Arc::new(load(backend, file, &params)?))
+}
+
+/// A file's vocabulary without its weights, and its marks of beginning and end.
+pub struct VocabularyFile {
+    pub tokenizer: Arc<dyn Tokenizer>,
+    pub bos: Token,
+    pub eos: Token,
+    pub n_vocab: u32,
+    /// How the end is written out.
+    pub eos_text: String,
+}
+
+/// Reads the vocabulary of a GGUF file.
+///
+/// # Errors
+/// As [`start`].
+pub fn vocabulary(file: &Path) -> Result<VocabularyFile, StartError> {
+    let model = vocabulary_of(file)?;
+    let vocabulary = model.vocab();
+    let eos = vocabulary.eos();
+    Ok(VocabularyFile {
+        bos: vocabulary.bos().0,
+        eos: eos.0,
+        n_vocab: vocabulary.n_tokens() as u32,
+        eos_text: String::from_utf8_lossy(&vocabulary.token_to_piece(eos, true, None)).into(),
+        tokenizer: Arc::new(Vocabulary {
+            model: Arc::clone(&model),
+        }),
+    })
 }
 
 static STARTING: Mutex<()> = Mutex::new(());
@@ -132,6 +165,7 @@ fn backend(data: &Path) -> Result<&'static LlamaBackend, StartError> {
         log::forward();
         let variant = cpu::load_best(data)?;
         tracing::info!(variant, "CPU code chosen");
+        gpu::load();
         CHOSEN.get_or_init(|| ());
     }
     initialised()

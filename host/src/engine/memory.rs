@@ -1,7 +1,10 @@
 //! Whether the model is really locked in RAM. llama.cpp goes on when `mlock` fails, so the kernel is
 //! asked afterwards.
 
-#![expect(unsafe_code, reason = "limits are asked of the kernel")]
+#![expect(
+    unsafe_code,
+    reason = "limits are asked of the kernel, memory is given back to it"
+)]
 
 use std::fmt;
 
@@ -78,10 +81,31 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// `VmRSS` of this process in bytes; 0 where the kernel does not tell.
+pub fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    kib(&status, "VmRSS:").unwrap_or(0)
+}
+
+/// Gives freed memory back to the kernel, which the allocator keeps for later otherwise.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim may be called at any time from any thread; it only unmaps free pages.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// RAM of this machine in bytes, where the kernel tells.
 pub fn total() -> Option<u64> {
     let about = std::fs::read_to_string("/proc/meminfo").ok()?;
     kib(&about, "MemTotal:")
+}
+
+/// RAM that a new program could have, in bytes.
+pub fn available() -> Option<u64> {
+    let about = std::fs::read_to_string("/proc/meminfo").ok()?;
+    kib(&about, "MemAvailable:")
 }
 
 /// RLIMIT_MEMLOCK of this process; `None`: unlimited.

@@ -141,6 +141,11 @@ impl Scheduler {
         self.kv.forget(session);
     }
 
+    /// Gives up the KV that waits in RAM; what is in the cache itself takes no less when it goes.
+    pub fn shed(&mut self) {
+        self.kv.shed();
+    }
+
     /// A restore failed: the sequence starts from nothing. The plan that asked for it is void.
     pub fn lost(&mut self, seq: SeqId) {
         self.kv.lost(seq);

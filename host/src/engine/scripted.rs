@@ -11,8 +11,8 @@ use super::worker::{self, Device, OpError, Parts};
 use super::{Engine, EngineError, StartError};
 use crate::types::{ModelInfo, Special, Token, Tokenizer};
 
-const BOS: Token = 1;
-const EOS: Token = 2;
+pub const BOS: Token = 1;
+pub const EOS: Token = 2;
 /// Ids from here on are words of the script.
 const WORDS: Token = 1 << 27;
 /// Ids from here on are one to three bytes of text.
@@ -24,6 +24,13 @@ const TOKEN_BYTES: usize = 3;
 pub fn tokenizer(settings: &Settings) -> Arc<dyn Tokenizer> {
     Arc::new(Words {
         words: words(settings),
+    })
+}
+
+/// A tokenizer without a script: an estimate of any text's tokens that keeps the text.
+pub fn bytes() -> Arc<dyn Tokenizer> {
+    Arc::new(Words {
+        words: Arc::new([]),
     })
 }
 

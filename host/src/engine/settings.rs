@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, Serialize};
 
+use super::gpu;
+use super::upstream::settings as upstream;
 use crate::types::Seed;
 use crate::types::units::{bytes, duration};
-
-/// What `kind = "openai"` is told.
-pub const OPENAI_REFUSED: &str = "engine.kind: \"openai\" is not available in this version, \
-                                  expected \"llama\" or \"scripted\"";
 
 /// How the engine is set up. Sizes are in tokens unless the name says otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,7 +43,8 @@ pub struct Settings {
     pub temperature: f32,
     /// Seed of a request that does not say.
     pub seed: Seed,
-    /// Layers to put on a GPU. The build has CPU code only, so 0 is the one accepted value.
+    /// Layers to put on a GPU; more than the model has means all. Other than 0 only in a build with
+    /// the cargo feature `cuda`, `vulkan` or `metal`.
     pub gpu_layers: u32,
     /// Cells of the KV cache that all slots and idle sessions share; 0: `slots` x `n_ctx`.
     pub kv_cells: u32,
@@ -64,35 +62,23 @@ pub struct Settings {
     pub stall_after: Duration,
     /// Guess tokens from the prompt's own text while at most two slots are busy.
     pub speculation: bool,
+    /// The servers of kind "openai".
+    pub upstreams: Vec<upstream::Target>,
+    /// How they are asked.
+    pub upstream: upstream::Settings,
     /// What kind "scripted" says and how fast.
     pub script: Script,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// llama.cpp in this process.
     Llama,
     /// A fixed text at a set pace, without a model.
     Scripted,
-    /// A remote server; refused for now.
+    /// Other servers that speak OpenAI's API.
     Openai,
-}
-
-impl<'de> Deserialize<'de> for Kind {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(d)?;
-        match name.as_str() {
-            "llama" => Ok(Self::Llama),
-            "scripted" => Ok(Self::Scripted),
-            "openai" => Ok(Self::Openai),
-            // What is refused for now is not offered.
-            other => Err(D::Error::invalid_value(
-                Unexpected::Str(other),
-                &"\"llama\" or \"scripted\"",
-            )),
-        }
-    }
 }
 
 /// `"auto"` or a duration.
@@ -141,6 +127,8 @@ impl Default for Settings {
             step_budget: StepBudget::Auto,
             stall_after: Duration::from_secs(60),
             speculation: true,
+            upstreams: Vec::new(),
+            upstream: upstream::Settings::default(),
             script: Script::default(),
         }
     }
@@ -186,7 +174,7 @@ impl Settings {
             return Err(format!("engine.{key}: 0, expected at least 1"));
         }
         let sequences = self.slots.saturating_add(self.kv_sessions);
-        if sequences > MAX_SEQUENCES - SPARE_SEQUENCES {
+        if self.kind != Kind::Openai && sequences > MAX_SEQUENCES - SPARE_SEQUENCES {
             return Err(format!(
                 "engine.slots + engine.kv_sessions: {sequences}, expected at most {}",
                 MAX_SEQUENCES - SPARE_SEQUENCES
@@ -238,9 +226,9 @@ impl Settings {
                 self.temperature
             ));
         }
-        if self.gpu_layers != 0 {
+        if self.gpu_layers != 0 && gpu::BUILT.is_empty() {
             return Err(format!(
-                "engine.gpu_layers: {}, expected 0: this build has CPU code only",
+                "engine.gpu_layers: {}, expected 0: this build has CPU code only (docs/gpu.md)",
                 self.gpu_layers
             ));
         }
@@ -251,7 +239,7 @@ impl Settings {
             ));
         }
         match self.kind {
-            Kind::Openai => Err(OPENAI_REFUSED.into()),
+            Kind::Openai => upstream::validate(&self.upstreams, &self.upstream),
             Kind::Llama | Kind::Scripted => Ok(()),
         }
     }
@@ -289,7 +277,7 @@ mod tests {
         };
         assert!(refused(|s| s.slots = 0).contains("engine.slots: 0"));
         assert!(refused(|s| s.kv_cells = 100).contains("engine.n_ctx = 8192"));
-        assert!(refused(|s| s.kind = Kind::Openai).contains("openai"));
+        assert!(refused(|s| s.kind = Kind::Openai).contains("engine.upstreams: empty"));
         assert!(refused(|s| s.max_tokens = 8192).contains("engine.max_tokens: 8192"));
         assert!(refused(|s| s.gpu_layers = 9).contains("CPU code only"));
     }

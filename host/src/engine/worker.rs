@@ -70,6 +70,7 @@ enum Command {
     Submit(Box<Submitted>),
     Prepare(SessionKey, Arc<[Token]>),
     Forget(SessionKey),
+    Shed,
     Stop,
 }
 
@@ -245,6 +246,15 @@ impl Engine for Handle {
         let _ = self.commands.send(Command::Forget(session.clone()));
     }
 
+    fn shed(&self) {
+        let _ = self.commands.send(Command::Shed);
+    }
+
+    fn alive(&self) -> bool {
+        let stopped = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        !stopped && self.watchdog.stall().is_none()
+    }
+
     fn status(&self) -> Status {
         let mut status = self.shared.status().clone();
         if let Some(stall) = self.watchdog.stall() {
@@ -288,6 +298,7 @@ impl Shared {
                 locked_bytes: parts.locked_bytes,
                 ..Totals::default()
             },
+            upstreams: Vec::new(),
         };
         Self {
             status: Mutex::new(status),

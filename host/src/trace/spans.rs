@@ -175,6 +175,17 @@ fn parent_of(span: &Span) -> Option<tracing::span::Id> {
 
 /// `chat {model}`: the inference itself, as the GenAI conventions name it.
 pub fn chat(parent: &Span, model: &str, sampling: &Sampling, max_tokens: u32) -> Span {
+    chat_by("llama_cpp", parent, model, sampling, max_tokens)
+}
+
+/// The same, with whoever does the inference.
+pub fn chat_by(
+    provider: &'static str,
+    parent: &Span,
+    model: &str,
+    sampling: &Sampling,
+    max_tokens: u32,
+) -> Span {
     let span = child!(
         parent,
         "chat",
@@ -182,7 +193,7 @@ pub fn chat(parent: &Span, model: &str, sampling: &Sampling, max_tokens: u32) ->
         otel.kind = "internal",
     );
     set(&span, OPERATION, "chat");
-    set(&span, PROVIDER, "llama_cpp");
+    set(&span, PROVIDER, provider);
     set(&span, REQUEST_MODEL, model.to_owned());
     set(&span, RESPONSE_MODEL, model.to_owned());
     set(&span, REQUEST_MAX_TOKENS, int(max_tokens));

@@ -119,13 +119,13 @@ fn each_mistake_at_the_start_is_one_exact_line() {
         ),
         (
             &["--set", "engine.kind=foo"],
-            "--set engine.kind=foo: engine.kind: found the text \"foo\", expected \"llama\" or \
-             \"scripted\"",
+            "--set engine.kind=foo: engine.kind: unknown variant `foo`, expected one of `llama`, \
+             `scripted`, `openai`",
         ),
         (
             &["--set", "engine.kind=openai"],
-            "engine.kind: \"openai\" is not available in this version, expected \"llama\" or \
-             \"scripted\"",
+            "engine.upstreams: empty, expected at least one URL such as \"http://host:8000/v1\" for \
+             engine.kind = \"openai\"",
         ),
         (
             &["--set", "engine.slots=none"],

@@ -121,6 +121,7 @@ enum Act {
         len: usize,
     },
     Forget(u8),
+    Shed,
     Step,
 }
 
@@ -131,6 +132,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0_usize..20).prop_map(Act::Cancel),
         1 => (0_u8..8, 0_u8..3, 1_usize..40).prop_map(|(who, start, len)| Act::Prepare { who, start, len }),
         1 => (0_u8..8).prop_map(Act::Forget),
+        1 => Just(Act::Shed),
         6 => Just(Act::Step),
     ]
 }
@@ -226,6 +228,10 @@ impl Bench {
                     self.scheduler
                         .prepare(session, prompt(who, start, len), self.now);
                 }
+            }
+            Act::Shed => {
+                self.scheduler.shed();
+                assert_eq!(self.scheduler.parked(), (0, 0));
             }
             Act::Forget(who) => {
                 if let Some(session) = session(who) {

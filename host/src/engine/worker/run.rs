@@ -82,6 +82,7 @@ impl Worker<'_> {
             Command::Stop => return false,
             Command::Prepare(session, tokens) => self.scheduler.prepare(session, tokens, now),
             Command::Forget(session) => self.scheduler.forget(&session, now),
+            Command::Shed => self.scheduler.shed(),
             Command::Submit(submitted) => self.submit(*submitted),
         }
         true

@@ -106,6 +106,14 @@ impl Kv {
         }
     }
 
+    /// Discards everything that is parked.
+    pub fn shed(&mut self) {
+        let keys: Vec<SessionKey> = self.parked.keys().cloned().collect();
+        for key in keys {
+            self.discard_parked(&key);
+        }
+    }
+
     pub(super) fn free(&mut self, seq: SeqId) {
         if let Some(body) = self.body(seq) {
             let head = body.head;
