@@ -59,7 +59,7 @@ bench-hits: plugins
 	$(CARGO) bench --locked --bench hits
 
 # Also what takes longer or needs more from the registries.
-test-all: test deny receiver rules snippet templates
+test-all: test deny receiver rules snippet templates clients proxy schema
 
 # The projects of `stent policy new` in every language.
 templates: build
@@ -98,6 +98,26 @@ rules: build
 snippet: build
 	@command -v chromium >/dev/null || deploy/setup/apt.sh chromium
 	tests/snippet.py target/release/stent
+
+.PHONY: clients proxy schema bench-gateway
+test-all: clients proxy schema
+
+# Other people's clients, unmodified, from PyPI and npm.
+clients: build
+	tests/clients/run.py target/release/stent
+
+# nginx in front does not hold a stream back.
+proxy: build
+	@command -v nginx >/dev/null || deploy/setup/apt.sh nginx-light
+	tests/proxy.py target/release/stent
+
+# Whatever /openapi.json allows, and what it does not.
+schema: build
+	tests/schema.py target/release/stent
+
+# What the gateway costs beside a bare handler, and how quickly it refuses.
+bench-gateway: plugins
+	$(CARGO) bench --locked --bench gateway
 
 clean:
 	$(CARGO) clean
