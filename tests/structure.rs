@@ -13,16 +13,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cache", "engine", "http", "policy", "session", "trace", "types",
         ],
     ),
-    ("http", &["types"]),
+    ("http", &["access", "tls", "types"]),
+    ("access", &["types"]),
     (
         "api",
         &[
-            "chat", "error", "metrics", "policy", "starts", "stream", "trace", "types",
+            "access", "chat", "error", "metrics", "policy", "starts", "stream", "trace", "types",
         ],
     ),
     (
         "chat",
         &[
+            "access",
             "admission",
             "cache",
             "engine",
@@ -42,7 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("policy", &["trace", "types"]),
     ("session", &["redis", "types"]),
     ("stream", &["error", "types"]),
-    ("error", &["engine", "policy"]),
+    ("error", &["access", "engine", "policy"]),
     ("metrics", &["trace"]),
     ("models", &["tls"]),
     ("redis", &["types"]),

@@ -6,7 +6,9 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::access::Denied as NotLetIn;
 use crate::engine::EngineError;
 use crate::policy::{Denied, Hook};
 
@@ -20,6 +22,9 @@ pub enum Error {
     /// The body is no JSON, or cannot be read.
     #[error("{0}")]
     Malformed(String),
+    /// No key, the wrong one, or more than its tenant may ask.
+    #[error(transparent)]
+    NotLetIn(#[from] NotLetIn),
     #[error("no such {0}")]
     NotFound(&'static str),
     #[error("method {method} is not allowed here; allowed: {allowed}")]
@@ -51,21 +56,35 @@ pub enum Error {
     /// The reader took too long; only it is cut off.
     #[error("the client read too slowly: {buffered} parts were waiting for {waited:?}")]
     SlowReader { buffered: usize, waited: Duration },
+    /// Only a kept answer's reader; it can ask for the rest again.
+    #[error(
+        "the client read too slowly: more than the {bytes} bytes that are kept of an answer were waiting"
+    )]
+    Outrun { bytes: usize },
+    /// The same Idempotency-Key with another request.
+    #[error(
+        "Idempotency-Key: it came with another request before; expected a new key for a new request"
+    )]
+    KeyReused,
     #[error("{0}")]
     Internal(String),
 }
 
 /// How an error looks on the wire, in OpenAI's shape: every client knows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
 pub struct Wire {
     pub error: WireError,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = ErrorDetails)]
 pub struct WireError {
     pub message: String,
     pub r#type: &'static str,
+    /// A stable word.
     pub code: &'static str,
+    /// The field that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub param: Option<String>,
 }
@@ -85,6 +104,7 @@ impl Error {
         match self {
             Self::Invalid { .. } => (StatusCode::BAD_REQUEST, CLIENT, "invalid_value"),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, CLIENT, "malformed_body"),
+            Self::NotLetIn(denied) => not_let_in(denied),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, CLIENT, "not_found"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, CLIENT, "body_too_large"),
@@ -120,7 +140,14 @@ impl Error {
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_upstream")
             }
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_body"),
-            Self::SlowReader { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_reader"),
+            Self::KeyReused => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                CLIENT,
+                "idempotency_key_reused",
+            ),
+            Self::SlowReader { .. } | Self::Outrun { .. } => {
+                (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_reader")
+            }
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal"),
         }
     }
@@ -143,12 +170,42 @@ impl Error {
 
     /// Seconds after which trying again makes sense.
     fn retry_after(&self) -> Option<u64> {
+        if let Self::NotLetIn(NotLetIn::Rate { wait, .. }) = self {
+            // Whole seconds are all that the header knows.
+            return Some(wait.as_secs() + 1);
+        }
         let (status, ..) = self.class();
         match status {
             StatusCode::TOO_MANY_REQUESTS => Some(2),
             StatusCode::SERVICE_UNAVAILABLE => Some(5),
             _ => None,
         }
+    }
+}
+
+fn not_let_in(denied: &NotLetIn) -> (StatusCode, &'static str, &'static str) {
+    const UNKNOWN: &str = "authentication_error";
+    const LIMIT: &str = "rate_limit_error";
+    match denied {
+        NotLetIn::NoKey | NotLetIn::NoToken => (StatusCode::UNAUTHORIZED, UNKNOWN, "missing_key"),
+        NotLetIn::UnknownKey | NotLetIn::WrongToken => {
+            (StatusCode::UNAUTHORIZED, UNKNOWN, "invalid_api_key")
+        }
+        NotLetIn::Renamed => (StatusCode::FORBIDDEN, "permission_error", "unknown_name"),
+        NotLetIn::Rate { .. } => (StatusCode::TOO_MANY_REQUESTS, LIMIT, "rate_limited"),
+        NotLetIn::Concurrent { .. } => (StatusCode::TOO_MANY_REQUESTS, LIMIT, "too_many_at_once"),
+    }
+}
+
+/// How to ask again (RFC 9110, section 11.6.1). Browsers ask their user for a password where the
+/// basic scheme is offered, which is meant for the admin routes alone.
+fn challenge(denied: &NotLetIn) -> Option<&'static str> {
+    match denied {
+        NotLetIn::NoKey | NotLetIn::UnknownKey => Some("Bearer realm=\"stent\""),
+        NotLetIn::NoToken | NotLetIn::WrongToken => {
+            Some("Basic realm=\"stent admin\", charset=\"UTF-8\"")
+        }
+        NotLetIn::Renamed | NotLetIn::Rate { .. } | NotLetIn::Concurrent { .. } => None,
     }
 }
 
@@ -170,6 +227,14 @@ impl IntoResponse for Error {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Self::NotLetIn(denied) = &self
+            && let Some(challenge) = challenge(denied)
+        {
+            let challenge = HeaderValue::from_static(challenge);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Self::TooLarge { .. } | Self::SlowBody { .. } = self {
             // The rest of the body is still to come: nobody can ask again on this connection.

@@ -2,7 +2,10 @@
 
 mod connection;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::cors::CorsLayer;
 
+use crate::access;
+use crate::tls::Certificates;
 use crate::types::units;
 use connection::Times;
 
@@ -25,6 +30,19 @@ pub struct Settings {
     /// Address of the admin routes: metrics, policies, slots. Never reachable from outside.
     #[serde(with = "units::address")]
     pub admin: SocketAddr,
+    /// sha256 of the token that the admin routes ask for, in hex; empty: none, and then the admin
+    /// address is a loopback one.
+    pub admin_token: String,
+    /// API keys; none: whoever reaches the public address may ask.
+    pub keys: Vec<access::Key>,
+    /// What each tenant may ask.
+    pub limits: access::Limits,
+    /// Tenants with other limits.
+    pub tenants: BTreeMap<String, access::Limits>,
+    /// PEM file with the certificate chain of the public address; empty: no TLS.
+    pub tls_cert: PathBuf,
+    /// PEM file with its private key.
+    pub tls_key: PathBuf,
     /// Connections that the kernel keeps waiting for us.
     pub backlog: u32,
     /// An idle connection is closed after so long.
@@ -42,6 +60,18 @@ pub struct Settings {
     /// A client that takes nothing of its answer for so long is cut off.
     #[serde(with = "units::duration")]
     pub reader_timeout: Duration,
+    /// An answer that is kept is written on for so long while nobody reads it.
+    #[serde(with = "units::duration")]
+    pub resume: Duration,
+    /// A kept answer can be read for so long after its end.
+    #[serde(with = "units::duration")]
+    pub replay: Duration,
+    /// Bytes of all kept answers together; the oldest go first.
+    #[serde(with = "units::bytes")]
+    pub replay_bytes: u64,
+    /// Largest request head: method, path and headers.
+    #[serde(with = "units::bytes")]
+    pub max_head: u64,
     /// Largest request body.
     #[serde(with = "units::bytes")]
     pub max_body: u64,
@@ -58,17 +88,30 @@ pub struct Settings {
     pub max_rss: u64,
 }
 
+/// hyper's own lower bound.
+const MIN_HEAD: u64 = 8 << 10;
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             admin: SocketAddr::from(([127, 0, 0, 1], 8001)),
+            admin_token: String::new(),
+            keys: Vec::new(),
+            limits: access::Limits::default(),
+            tenants: BTreeMap::new(),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
             backlog: 2048,
             keep_alive: Duration::from_secs(60),
             head_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             heartbeat: Duration::from_secs(10),
             reader_timeout: Duration::from_secs(30),
+            resume: Duration::from_secs(30),
+            replay: Duration::from_secs(600),
+            replay_bytes: 64 << 20,
+            max_head: 32 << 10,
             max_body: 1 << 20,
             page: true,
             cors_origins: Vec::new(),
@@ -83,17 +126,32 @@ impl Settings {
         Times {
             keep_alive: self.keep_alive,
             head: self.head_timeout,
+            max_head: usize::try_from(self.max_head).unwrap_or(usize::MAX),
         }
+    }
+
+    /// The certificate of the public address, where there is one.
+    ///
+    /// # Errors
+    /// [`HttpError::Tls`] for files that cannot be used.
+    pub fn certificates(&self) -> Result<Option<Arc<Certificates>>, HttpError> {
+        if self.tls_cert.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Certificates::load(
+            &self.tls_cert,
+            &self.tls_key,
+        )?)))
     }
 
     /// What works and is probably not meant: one sentence each.
     pub fn warnings(&self) -> Vec<String> {
-        let open = !self.admin.ip().is_loopback();
+        let open = !self.listen.ip().is_loopback() && self.keys.is_empty();
         let warning = || {
             format!(
-                "server.admin: {} can be reached from other machines, and the admin routes ask for \
-                 no password; 127.0.0.1 or [::1] cannot",
-                self.admin
+                "server.listen: {} can be reached from other machines, and without server.keys \
+                 whoever reaches it may ask; `stent key new TENANT` makes a key",
+                self.listen
             )
         };
         open.then(warning).into_iter().collect()
@@ -112,6 +170,37 @@ impl Settings {
                 self.admin
             )));
         }
+        access::check(&self.keys, &self.tenants, &self.admin_token).map_err(HttpError::Value)?;
+        if !self.admin.ip().is_loopback() && self.admin_token.is_empty() {
+            return Err(HttpError::Value(format!(
+                "server.admin: {} can be reached from other machines, and the admin routes ask for \
+                 no token; expected 127.0.0.1 or [::1], or a server.admin_token (`stent key new \
+                 --admin` makes one)",
+                self.admin
+            )));
+        }
+        match (
+            self.tls_cert.as_os_str().is_empty(),
+            self.tls_key.as_os_str().is_empty(),
+        ) {
+            (false, true) => {
+                return wrong(
+                    "server.tls_key: not set, expected the private key of server.tls_cert",
+                );
+            }
+            (true, false) => {
+                return wrong(
+                    "server.tls_cert: not set, expected the certificate of server.tls_key",
+                );
+            }
+            (true, true) | (false, false) => {}
+        }
+        if self.max_head < MIN_HEAD {
+            return Err(HttpError::Value(format!(
+                "server.max_head: {} bytes, expected at least {MIN_HEAD}",
+                self.max_head
+            )));
+        }
         if self.backlog == 0 {
             return wrong("server.backlog: 0, expected at least 1");
         }
@@ -124,6 +213,8 @@ impl Settings {
             ("body_timeout", self.body_timeout, "30s"),
             ("heartbeat", self.heartbeat, "10s"),
             ("reader_timeout", self.reader_timeout, "30s"),
+            ("resume", self.resume, "30s"),
+            ("replay", self.replay, "10m"),
         ] {
             if time.is_zero() {
                 return Err(HttpError::Value(format!(
@@ -148,6 +239,8 @@ pub enum HttpError {
         "server.cors_origins: {0:?} is no origin, expected one such as \"http://localhost:3000\""
     )]
     Origin(String),
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
     #[error("{0}")]
     Value(String),
 }
@@ -223,6 +316,7 @@ pub fn cors(router: Router, origins: &[String]) -> Result<Router, HttpError> {
         "traceparent",
         "x-request-id",
         "last-event-id",
+        "idempotency-key",
     ];
     let exposed = [
         "x-vercel-ai-ui-message-stream",
@@ -261,15 +355,20 @@ pub struct Door {
 }
 
 impl Door {
-    pub fn open(listener: TcpListener, router: Router, settings: &Settings) -> Self {
+    pub fn open(
+        listener: TcpListener,
+        router: Router,
+        settings: &Settings,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Self {
         let (leave, served) = (CancellationToken::new(), TaskTracker::new());
         let stop = CancellationToken::new();
-        served.spawn(serve(
-            listener,
-            router,
-            settings.times(),
-            (leave.clone(), stop.clone()),
-        ));
+        if let Some(certificates) = certificates.clone() {
+            let watched = async move { certificates.watch().await };
+            served.spawn(leave.clone().run_until_cancelled_owned(watched));
+        }
+        let door = (router, settings.times(), certificates);
+        served.spawn(serve(listener, door, (leave.clone(), stop.clone())));
         served.close();
         Self {
             leave,
@@ -290,6 +389,7 @@ impl Door {
 
     /// Lets nobody in any more, and waits until the requests inside are answered.
     pub async fn close(&self) {
+        self.leave.cancel();
         self.stop.cancel();
         self.served.wait().await;
     }
@@ -298,8 +398,7 @@ impl Door {
 /// Serves until `stop`, then lets the open connections finish their requests.
 async fn serve(
     listener: TcpListener,
-    router: Router,
-    times: Times,
+    (router, times, certificates): (Router, Times, Option<Arc<Certificates>>),
     (leave, stop): (CancellationToken, CancellationToken),
 ) {
     let connections = TaskTracker::new();
@@ -311,8 +410,21 @@ async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
+                // Small frames must leave at once: they are words that somebody waits for.
+                let _ = stream.set_nodelay(true);
                 let (router, stop) = (router.clone(), stop.clone());
-                connections.spawn(connection::serve(stream, router, times, stop));
+                match certificates.as_ref().map(|held| held.acceptor()) {
+                    None => drop(connections.spawn(connection::serve(stream, router, times, stop))),
+                    Some(acceptor) => drop(connections.spawn(async move {
+                        // A handshake is a head too.
+                        let shaken = tokio::time::timeout(times.head, acceptor.accept(stream));
+                        match shaken.await {
+                            Ok(Ok(stream)) => connection::serve(stream, router, times, stop).await,
+                            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                            Err(_) => tracing::debug!("a TLS handshake took too long"),
+                        }
+                    })),
+                }
             }
             Err(error) => {
                 // Out of file descriptors, most often: trying again at once would spin.

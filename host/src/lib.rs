@@ -6,6 +6,8 @@ pub mod config;
 
 pub mod http;
 
+pub mod access;
+
 pub mod api;
 
 pub mod chat;

@@ -3,11 +3,14 @@
 
 mod serve;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use stent::access;
 use stent::config::{Config, Overrides};
 
 /// An LLM inference gateway with live-swappable WebAssembly policies.
@@ -41,6 +44,9 @@ enum Command {
     Models(stent::models::ModelsArgs),
     /// Look after policies, and write, check and measure them
     Policy(Box<stent::policy_cli::PolicyArgs>),
+    /// Make API keys and the admin token
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Measure a chat server, or two side by side
     Bench(Box<stent::bench::Args>),
     /// Print a completion script for a shell
@@ -50,6 +56,42 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Print a new key, and what the configuration needs to know it
+    New {
+        /// Whose key it is
+        #[arg(required_unless_present = "admin")]
+        tenant: Option<String>,
+        /// The admin routes' token instead
+        #[arg(long, conflicts_with = "tenant")]
+        admin: bool,
+    },
+}
+
+impl KeyCommand {
+    fn run(self) -> anyhow::Result<()> {
+        let Self::New { tenant, .. } = self;
+        let key = access::mint().context("no randomness for a key")?;
+        let digest = access::Digest::of(&key);
+        let lines = match tenant {
+            Some(tenant) => {
+                let entry = access::Key {
+                    tenant: tenant.clone(),
+                    sha256: digest.to_string(),
+                };
+                access::check(&[entry], &BTreeMap::new(), "").map_err(anyhow::Error::msg)?;
+                format!("[[server.keys]]\ntenant = {tenant:?}\nsha256 = \"{digest}\"")
+            }
+            None => format!("[server]\nadmin_token = \"{digest}\""),
+        };
+        println!(
+            "{key}\n\nNothing can show it again. The configuration knows its digest:\n\n{lines}"
+        );
+        Ok(())
+    }
 }
 
 #[derive(Args)]
@@ -182,6 +224,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         }
         Command::Top(args) => stent::status::top(&args)?,
         Command::Models(args) => stent::models::run(&args, &mut std::io::stdout())?,
+        Command::Key(command) => command.run()?,
         Command::Policy(args) => stent::policy_cli::run(&args, &mut std::io::stdout())?,
         Command::Bench(args) => stent::bench::run(*args)?,
         Command::Doctor(args) => return doctor(&args),
@@ -236,6 +279,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
 
 /// All that a start would refuse, but for the ports. The model may come later.
 fn check(config: &Config) -> anyhow::Result<()> {
+    config.server.certificates()?;
     let mut engine = config.engine.clone();
     match stent::engine::check(&engine) {
         Err(error) if error.is_missing_model() => {

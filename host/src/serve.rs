@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use stent::access::Access;
 use stent::admission::Admission;
 use stent::api::{self, App};
 use stent::cache::Cache;
@@ -78,6 +79,7 @@ async fn run(
     // the model: a second server should fail before it loads one.
     engine::check(&config.engine)?;
     let server = &config.server;
+    let certificates = server.certificates()?;
     let replaces = inherited.replaces;
     let sockets = inherited.open(server)?;
     let spare = sockets.spare()?;
@@ -112,6 +114,17 @@ async fn run(
 
     let app = Arc::new(App {
         gateway: Arc::clone(&gateway),
+        access: Access::new(
+            &server.keys,
+            server.limits,
+            &server.tenants,
+            &server.admin_token,
+        ),
+        replays: api::Replays::new(api::ReplayLimits {
+            window: server.resume,
+            time: server.replay,
+            bytes: usize::try_from(server.replay_bytes).unwrap_or(usize::MAX),
+        }),
         bodies: api::BodyLimits {
             bytes: usize::try_from(server.max_body).unwrap_or(usize::MAX),
             key: "server.max_body",
@@ -131,8 +144,8 @@ async fn run(
     });
     let routes = http::cors(api::router(Arc::clone(&app)), &server.cors_origins)?;
     let doors = Doors {
-        public: http::Door::open(public, routes, server),
-        admin: http::Door::open(admin, api::admin(Arc::clone(&app)), server),
+        public: http::Door::open(public, routes, server, certificates),
+        admin: http::Door::open(admin, api::admin(Arc::clone(&app)), server, None),
     };
     tracing::info!(
         model = gateway.engine.model().name,

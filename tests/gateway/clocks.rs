@@ -77,6 +77,24 @@ async fn a_slow_head_is_cut_off_where_an_idle_connection_is_not() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = Server::start(&["engine.kind=scripted", "server.max_head=8KiB"]).await;
+    let status = async |bytes: usize| {
+        let mut stream = connect(&server).await;
+        let long = "x".repeat(bytes);
+        let head = format!(
+            "GET /health HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    assert_eq!(status(4000).await, "HTTP/1.1 200");
+    assert_eq!(status(9000).await, "HTTP/1.1 431");
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_come_is_408() {
     let sets = ["engine.kind=scripted", "server.body_timeout=300ms"];
     let server = Server::start(&sets).await;

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{App, Name, body, origin, pages};
+use super::{App, Name, body, door, origin, pages};
 use crate::error::Error;
 use crate::metrics::{CONTENT_TYPE, Cost, Process};
 use crate::policy::{Hook, Listed, PolicyError, PolicyList, State as PolicyState};
@@ -36,6 +36,10 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(async || Error::NotFound("admin route"))
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(origin::same))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            door::admin,
+        ))
         .with_state(app)
 }
 

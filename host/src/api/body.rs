@@ -25,8 +25,7 @@ pub struct Limits {
 /// Reads and checks a body.
 ///
 /// # Errors
-/// 415 for another media type, 413 for too much, 408 for one that does not end, 400 that names the
-/// field for the rest.
+/// As [`bytes`], and 400 that names the field for what it holds.
 pub async fn read<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
@@ -76,7 +75,11 @@ pub async fn bytes(
     })
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+/// Reads the JSON of a body.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     // serde would take a list for a struct, field by field.
     if bytes
         .trim_ascii_start()

@@ -7,45 +7,63 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::Span;
+use utoipa::ToSchema;
 
 use super::form::{LogitBias, ResponseFormat};
 use super::message::Stop;
-use super::{App, body, form, serve};
+use super::{App, Incoming, form, openapi, serve};
+use crate::access::Visit;
 use crate::chat::{Answer, Ask, Format, Params, Said};
-use crate::error::Error;
+use crate::error::{Error, Wire};
 use crate::stream::{self, openai};
-use crate::types::{Role, Seed, TenantId};
+use crate::types::{Role, Seed};
 
-#[derive(Debug, Deserialize)]
-struct Request {
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = CompletionRequest)]
+pub struct Request {
     messages: Vec<Message>,
     #[serde(default)]
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<StreamOptions>,
+    #[schema(value_type = Option<u32>, minimum = 1)]
     max_tokens: Option<NonZeroU32>,
     /// The newer name of `max_tokens`.
+    #[schema(value_type = Option<u32>, minimum = 1)]
     max_completion_tokens: Option<NonZeroU32>,
+    #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
+    #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    #[schema(minimum = 0)]
     top_k: Option<i32>,
+    #[schema(minimum = 0, maximum = 1)]
     min_p: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
     /// Other servers' clients know it by its longer name.
     #[serde(alias = "repetition_penalty")]
+    #[schema(minimum = 0.1, maximum = 10)]
     repeat_penalty: Option<f32>,
+    /// Token ids and what is added to their logits, -100 to 100.
+    #[schema(value_type = Option<HashMap<String, f32>>)]
     logit_bias: Option<LogitBias>,
+    /// `text`, `json_object` or `json_schema`.
+    #[schema(value_type = Option<Object>)]
     response_format: Option<ResponseFormat>,
+    #[schema(value_type = Option<openapi::Seed>)]
     seed: Option<Seed>,
     #[serde(default)]
     stop: Option<Stop>,
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1)]
     n: Option<NonZeroU32>,
     // What would change the answer's form and is not there yet: refused, not ignored.
     tools: Option<Value>,
@@ -55,26 +73,27 @@ struct Request {
     session_id: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct StreamOptions {
     #[serde(default)]
     include_usage: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct Message {
+    /// system, developer, user, assistant, tool or function.
     role: String,
     content: Content,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a text or a list of text parts")]
 enum Content {
     Text(String),
     Parts(Vec<ContentPart>),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 struct ContentPart {
     r#type: String,
     #[serde(default)]
@@ -132,7 +151,7 @@ impl Request {
         Ok(())
     }
 
-    fn ask(self, streaming: bool, span: Span) -> Result<Ask, Error> {
+    fn ask(self, visit: Visit, streaming: bool, span: Span) -> Result<Ask, Error> {
         self.check_supported()?;
         if let Some(n) = self.n.filter(|&n| n != NonZeroU32::MIN) {
             return Err(Error::invalid("n", format!("found {n}, expected 1")));
@@ -166,10 +185,12 @@ impl Request {
             Some(_) => {}
         }
         let most = self.max_completion_tokens.or(self.max_tokens);
-        let named = self.session_id.as_deref().map(super::session_key);
+        let key = |id| super::session_key(&visit.tenant, id);
+        let named = self.session_id.as_deref().map(key);
         let session = named.transpose()?.map(|key| key.session);
         Ok(Ask {
-            tenant: TenantId::default(),
+            tenant: visit.tenant,
+            place: visit.place,
             session,
             messages,
             params: Params {
@@ -195,6 +216,7 @@ impl Request {
                 None => "max_tokens",
             },
             attributes: Vec::new(),
+            keep: None,
             request_id: None,
             streaming,
             span,
@@ -206,8 +228,23 @@ impl Request {
 
 const ROUTE: &str = "/v1/chat/completions";
 
-pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
-    let read = body::read::<Request>(&headers, body, app.bodies).await;
+/// OpenAI's chat completions
+#[utoipa::path(
+    post, path = "/v1/chat/completions", request_body = Request,
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        description = "the same request with the same key is answered once")),
+    responses(
+        (status = 200, description = "the completion; with `stream` a stream of its chunks", body = openapi::Completion),
+        openapi::Refused,
+    )
+)]
+pub async fn create(
+    State(app): State<Arc<App>>,
+    Extension(visit): Extension<Visit>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let (read, incoming) = Incoming::read::<Request>(&app, &visit, ROUTE, &headers, body).await;
     let streaming = read.as_ref().is_ok_and(|r| r.stream.unwrap_or(false));
     let usage = read.as_ref().is_ok_and(|r| {
         r.stream_options
@@ -216,9 +253,8 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
     });
     serve(
         &app,
-        ROUTE,
-        &headers,
-        |span| read?.ask(streaming, span),
+        incoming,
+        |span| read?.ask(visit, streaming, span),
         async |answer, span| {
             let Answer { head, parts } = answer;
             if streaming {
@@ -226,7 +262,7 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
                     head,
                     parts,
                     openai::Chunks { usage },
-                    app.heartbeat,
+                    (app.heartbeat, 0),
                     span,
                 ));
             }
@@ -237,6 +273,12 @@ pub async fn create(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
     .await
 }
 
+/// The loaded model
+#[utoipa::path(get, path = "/v1/models", responses(
+    (status = 200, description = "a list of one", body = openapi::Models),
+    (status = 401, description = "no API key, or an unknown one", body = Wire),
+    (status = 503, description = "shutting down", body = Wire),
+))]
 pub async fn models(State(app): State<Arc<App>>) -> Response {
     let model = app.gateway.engine.model();
     Json(json!({

@@ -6,41 +6,59 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tracing::Span;
+use utoipa::ToSchema;
 
-use super::{App, body, serve};
+use super::{App, Incoming, openapi, serve};
+use crate::access::Visit;
 use crate::chat::{Answer, Ask, Params, Said};
 use crate::error::Error;
 use crate::stream::{self, ui};
-use crate::types::{Role, Seed, SessionId, TenantId};
+use crate::types::{Role, Seed, SessionId};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatRequest)]
 #[serde(deny_unknown_fields)]
-struct Request {
+pub struct Request {
+    #[schema(example = "What is diabetes?")]
     message: String,
     /// Left out: a new session, whose id the answer tells.
+    #[schema(pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     session_id: Option<String>,
+    #[schema(value_type = Option<u32>, minimum = 1)]
     max_tokens: Option<NonZeroU32>,
+    #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
+    #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
+    #[schema(minimum = 0)]
     top_k: Option<i32>,
+    #[schema(minimum = 0, maximum = 1)]
     min_p: Option<f32>,
+    #[schema(minimum = 0.1, maximum = 10)]
     repeat_penalty: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
+    #[schema(value_type = Option<openapi::Seed>)]
     seed: Option<Seed>,
     #[serde(default)]
     stop: Stop,
+    /// The answer is written on when the connection is lost, and `GET /chat/stream/{id}` takes it
+    /// up again.
+    #[serde(default)]
+    resume: bool,
 }
 
 /// One text, or several.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a text or a list of texts")]
-pub(super) enum Stop {
+pub enum Stop {
     One(String),
     Many(Vec<String>),
 }
@@ -61,7 +79,13 @@ impl Stop {
 }
 
 impl Request {
-    fn ask(self, route: &'static str, streaming: bool, span: Span) -> Result<Ask, Error> {
+    fn ask(
+        self,
+        visit: Visit,
+        route: &'static str,
+        streaming: bool,
+        span: Span,
+    ) -> Result<Ask, Error> {
         if self.message.trim().is_empty() {
             return Err(Error::invalid(
                 "message",
@@ -69,12 +93,13 @@ impl Request {
             ));
         }
         let session = match &self.session_id {
-            Some(id) => super::session_key(id)?.session,
+            Some(id) => super::session_key(&visit.tenant, id)?.session,
             None => SessionId::mint()
                 .map_err(|e| Error::Internal(format!("no randomness for a session id: {e}")))?,
         };
         Ok(Ask {
-            tenant: TenantId::default(),
+            tenant: visit.tenant,
+            place: visit.place,
             session: Some(session),
             messages: vec![Said {
                 role: Role::User,
@@ -95,6 +120,7 @@ impl Request {
             },
             max_tokens_field: "max_tokens",
             attributes: Vec::new(),
+            keep: None,
             request_id: None,
             streaming,
             span,
@@ -104,17 +130,33 @@ impl Request {
     }
 }
 
-pub async fn stream(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+/// Answers a message of a session as a stream: the AI SDK's UI message stream, version 1
+#[utoipa::path(
+    post, path = "/chat/stream", request_body = Request,
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        description = "the same request with the same key is answered once")),
+    responses(
+        (status = 200, description = "`data:` frames of JSON, each with a `type`; the last one is `[DONE]`", body = openapi::Frame, content_type = "text/event-stream"),
+        openapi::Refused,
+    )
+)]
+pub async fn stream(
+    State(app): State<Arc<App>>,
+    Extension(visit): Extension<Visit>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     const ROUTE: &str = "/chat/stream";
-    let read = body::read::<Request>(&headers, body, app.bodies).await;
+    let (read, mut incoming) = Incoming::read::<Request>(&app, &visit, ROUTE, &headers, body).await;
+    incoming.resume = read.as_ref().is_ok_and(|request| request.resume);
     serve(
         &app,
-        ROUTE,
-        &headers,
-        |span| read?.ask(ROUTE, true, span),
+        incoming,
+        |span| read?.ask(visit, ROUTE, true, span),
         async |answer, span| {
             let Answer { head, parts } = answer;
-            let mut response = stream::sse(head, parts, ui::Ui::default(), app.heartbeat, span);
+            let mut response =
+                stream::sse(head, parts, ui::Ui::default(), (app.heartbeat, 0), span);
             response
                 .headers_mut()
                 .insert(ui::HEADER.0, HeaderValue::from_static(ui::HEADER.1));
@@ -124,14 +166,29 @@ pub async fn stream(State(app): State<Arc<App>>, headers: HeaderMap, body: Body)
     .await
 }
 
-pub async fn whole(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+/// Answers a message of a session as one document
+#[utoipa::path(
+    post, path = "/chat", request_body = Request,
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        description = "the same request with the same key is answered once")),
+    responses(
+        (status = 200, description = "the answer", body = openapi::ChatAnswer),
+        openapi::Refused,
+    )
+)]
+pub async fn whole(
+    State(app): State<Arc<App>>,
+    Extension(visit): Extension<Visit>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     const ROUTE: &str = "/chat";
-    let read = body::read::<Request>(&headers, body, app.bodies).await;
+    let (read, mut incoming) = Incoming::read::<Request>(&app, &visit, ROUTE, &headers, body).await;
+    incoming.resume = read.as_ref().is_ok_and(|request| request.resume);
     serve(
         &app,
-        ROUTE,
-        &headers,
-        |span| read?.ask(ROUTE, false, span),
+        incoming,
+        |span| read?.ask(visit, ROUTE, false, span),
         async |answer, _span| {
             let Answer { head, parts } = answer;
             let whole = stream::collect(parts).await?;

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::coalesce::Passenger;
 use super::turn::Turn;
 use super::{Answer, history};
+use crate::access::Place;
 use crate::cache::Cached;
 use crate::engine::{Event, Outcome as Run};
 use crate::error::Error;
 use crate::policy::{Filter, Lookup, Prompt, Step, Trimmed};
-use crate::stream::{self, Head, Part, Parts, Summary, Undelivered};
+use crate::stream::{self, Head, Part, Parts, Reader, Summary, Undelivered};
 use crate::trace::spans::{self, Outcome};
 use crate::trace::{Finished, trace_id};
 use crate::types::{Finish, Token};
@@ -42,7 +43,7 @@ async fn at_once(
     outcome: Outcome,
 ) -> Result<Answer, Error> {
     let head = head(&turn)?;
-    let (parts, reader) = stream::channel(turn.live.reader_timeout);
+    let (parts, reader) = channel(&turn);
     history::remember(&mut turn, text, tokens, None).await?;
     summary.ttft = Some(turn.elapsed());
     spans::event(&turn.ask.span, "first_byte", &[]);
@@ -50,7 +51,7 @@ async fn at_once(
         let asked = history::without_answer(&turn.messages);
         spans::content(&turn.ask.span, asked, text, summary.finish);
     }
-    close(&turn, outcome, &summary, None, None);
+    close(&mut turn, outcome, &summary, None, None);
     // Two parts always fit the buffer: this waits for nobody.
     for part in [Part::Text(text.to_owned()), Part::Done(summary)] {
         let _ = parts.send(part).await;
@@ -72,7 +73,7 @@ pub fn generate(
     run: Passenger,
 ) -> Result<Answer, Error> {
     let head = head(&turn)?;
-    let (parts, reader) = stream::channel(turn.live.reader_timeout);
+    let (parts, reader) = channel(&turn);
     let answers = turn.gateway.answers.clone();
     let writer = Writer {
         text: String::new(),
@@ -161,7 +162,13 @@ impl Writer {
             End::Undelivered(Undelivered::Slow(error)) => self.fail(error).await,
             End::Undelivered(Undelivered::Gone) => {
                 spans::event(&self.turn.ask.span, "client_disconnected", &[]);
-                close(&self.turn, Outcome::Cancelled, &self.so_far(), None, None);
+                let summary = Summary {
+                    finish: Finish::Cancelled,
+                    ..self.so_far()
+                };
+                close(&mut self.turn, Outcome::Cancelled, &summary, None, None);
+                // Whoever still reads a kept answer sees that it was stopped.
+                let _ = self.parts.send(Part::Done(summary)).await;
             }
         }
     }
@@ -243,7 +250,7 @@ impl Writer {
             (true, true) => Outcome::Coalesced,
             (true, false) => Outcome::Ok,
         };
-        close(&self.turn, outcome, &summary, Some(&run), None);
+        close(&mut self.turn, outcome, &summary, Some(&run), None);
         let delivered = self.parts.send(Part::Done(summary)).await.is_ok();
         if complete && delivered {
             self.turn.anchor = self.trimmed.first.or(self.turn.anchor);
@@ -251,10 +258,10 @@ impl Writer {
         }
     }
 
-    async fn fail(self, error: Error) {
+    async fn fail(mut self, error: Error) {
         spans::failed(&self.turn.ask.span, error.class().2);
         let so_far = self.so_far();
-        close(&self.turn, Outcome::Error, &so_far, None, Some(&error));
+        close(&mut self.turn, Outcome::Error, &so_far, None, Some(&error));
         let _ = self.parts.send(Part::Failed(error)).await;
     }
 
@@ -288,6 +295,13 @@ impl Writer {
     }
 }
 
+fn channel(turn: &Turn) -> (Parts, Reader) {
+    match turn.ask.keep {
+        Some(keep) => stream::kept(keep),
+        None => stream::channel(turn.live.reader_timeout),
+    }
+}
+
 /// What a client is told whose answer outlasted the shutdown.
 fn cut_off() -> Error {
     Error::Unavailable("the server is shutting down and could not finish this answer".into())
@@ -295,12 +309,14 @@ fn cut_off() -> Error {
 
 /// Records how the request ended; once per request.
 fn close(
-    turn: &Turn,
+    turn: &mut Turn,
     outcome: Outcome,
     summary: &Summary,
     run: Option<&Run>,
     error: Option<&Error>,
 ) {
+    // Whoever reads that the answer is complete may ask the next one.
+    turn.ask.place = Place::default();
     let ask = &turn.ask;
     let failed = error.map(Error::class);
     // The head of a stream has left: what fails after it cannot change its status.

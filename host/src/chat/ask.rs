@@ -6,12 +6,16 @@ use sha2::{Digest, Sha256};
 use tracing::Span;
 
 use super::Format;
+use crate::access::Place;
 use crate::error::Error;
+use crate::stream::Keep;
 use crate::types::{ModelInfo, Role, Sampling, Seed, SessionId, TenantId, Token};
 
 /// One request.
 pub struct Ask {
     pub tenant: TenantId,
+    /// Its place among the tenant's requests, free again when the answer is complete.
+    pub place: Place,
     /// Whose history it continues; `None`: the client brought the whole conversation.
     pub session: Option<SessionId>,
     /// The new message, or the whole conversation, oldest first; the last one is the user's.
@@ -22,6 +26,8 @@ pub struct Ask {
     pub max_tokens_field: &'static str,
     /// What the operator tells policies about the request, by name.
     pub attributes: Vec<(String, String)>,
+    /// How the answer is kept for a client that comes back; `None`: it is not.
+    pub keep: Option<Keep>,
     /// The client's own name for the request, for the access log.
     pub request_id: Option<String>,
     /// Whether the client reads the answer as it is produced.

@@ -9,11 +9,12 @@ use super::Config;
 use super::layers::{Override, value};
 
 /// Variables that are no configuration keys.
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 5] = [
     crate::trace::LOG_VARIABLE,
     "STENT_CONFIG",
     "STENT_MODELS_MIRROR",
     "STENT_BENCH_KEY",
+    "STENT_ADMIN_TOKEN",
 ];
 
 /// Begins the variables of the project's own tests.

@@ -163,6 +163,12 @@ fn each_printed_key_can_be_set_through_the_environment() {
             (key, _) if key.ends_with(".cases") => "1.50".into(),
             (key, _) if key.ends_with(".fail") => "closed".into(),
             (key, _) if key.ends_with(".scope") => "tenant".into(),
+            ("server.keys", _) => {
+                format!("[{{ tenant = \"a\", sha256 = \"{}\" }}]", "a".repeat(64))
+            }
+            ("server.admin_token", _) => "a".repeat(64),
+            // One without the other is refused.
+            ("server.tls_cert" | "server.tls_key", _) => continue,
             ("server.cors_origins", _) => "[\"http://localhost:3000\"]".into(),
             ("policies.trusted_keys", _) => format!("[\"{}\"]", "a".repeat(64)),
             (_, toml::Value::Boolean(on)) => (!on).to_string(),
@@ -228,4 +234,60 @@ fn a_variable_that_sets_nothing_is_told_with_the_nearest_key() {
     ];
     assert_eq!(warnings(&kubernetes), [""; 0]);
     load("", &kubernetes, &[]).unwrap();
+}
+
+/// Files of `tests/corpus/config`, whole and damaged: each is read or refused with a sentence that
+/// names the file, and no refusal repeats what may be a secret.
+mod hostile {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn corpus() -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/config");
+        let files = std::fs::read_dir(folder).unwrap();
+        files
+            .map(|file| std::fs::read(file.unwrap().path()).unwrap())
+            .collect()
+    }
+
+    fn read(bytes: &[u8]) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let read = Config::load(Some(file.path()), &Overrides::default());
+        read.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_file_of_the_corpus_is_read_or_refused() {
+        let all: Vec<_> = corpus().iter().map(|bytes| read(bytes)).collect();
+        assert!(all.len() > 5 && all.iter().any(Result::is_ok), "{all:?}");
+        for error in all.into_iter().filter_map(Result::err) {
+            assert!(
+                !error.is_empty() && !error.contains("stent_secret"),
+                "{error}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+        #[test]
+        fn a_damaged_file_is_read_or_refused(
+            which: prop::sample::Index,
+            cut: prop::sample::Index,
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let corpus = corpus();
+            let mut bytes = which.get(&corpus).clone();
+            for (at, byte) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes.truncate(cut.index(bytes.len() + 1).max(1));
+            if let Err(error) = read(&bytes) {
+                prop_assert!(!error.is_empty());
+            }
+        }
+    }
 }

@@ -16,7 +16,6 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +27,8 @@ pub struct Times {
     pub keep_alive: Duration,
     /// For the rest of its head.
     pub head: Duration,
+    /// Largest head, in bytes; hyper answers 431 to a larger one.
+    pub max_head: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -41,12 +42,14 @@ enum Phase {
 
 /// Serves the connection until its client leaves, a clock runs out, or `stop` and the request that
 /// runs then is answered.
-pub async fn serve(stream: TcpStream, router: Router, times: Times, stop: CancellationToken) {
-    // Small frames must leave at once: they are words that somebody waits for.
-    let _ = stream.set_nodelay(true);
+pub async fn serve<S>(stream: S, router: Router, times: Times, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (phase, watched) = watch::channel(Phase::Idle(Instant::now()));
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None);
+    builder.max_buf_size(times.max_head);
     let routes = TowerToHyperService::new(router);
     let used = AtomicBool::new(false);
     let service = service_fn(|request| {
@@ -74,12 +77,13 @@ pub async fn serve(stream: TcpStream, router: Router, times: Times, stop: Cancel
     }
 }
 
-async fn until_stopped<S>(
-    served: http1::Connection<TokioIo<Watched>, S>,
+async fn until_stopped<I, S>(
+    served: http1::Connection<TokioIo<Watched<I>>, S>,
     used: &AtomicBool,
     stop: &CancellationToken,
 ) -> hyper::Result<()>
 where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = Body>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -143,12 +147,12 @@ fn guarded(response: Response, answered: Answered) -> Response {
 }
 
 /// A stream that tells when a request begins.
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     phase: watch::Sender<Phase>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -169,7 +173,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

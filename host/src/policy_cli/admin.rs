@@ -20,6 +20,14 @@ pub struct Remote {
     /// Address of the gateway's admin routes (server.admin)
     #[arg(long, default_value = "127.0.0.1:8001", value_name = "ADDR")]
     admin: String,
+    /// Its token, where it asks for one (server.admin_token)
+    #[arg(
+        long,
+        env = "STENT_ADMIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    token: Option<String>,
     /// Print the gateway's answer as it is
     #[arg(long)]
     json: bool,
@@ -134,6 +142,9 @@ impl Remote {
             .build()
             .map_err(|e| wrong(format!("cannot be asked: {e}")))?;
         let mut asking = client.request(method, format!("{base}{route}"));
+        if let Some(token) = &self.token {
+            asking = asking.bearer_auth(token);
+        }
         if let Some(body) = body {
             asking = asking.header(CONTENT_TYPE, "application/json").body(body);
         }
