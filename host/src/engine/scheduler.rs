@@ -21,6 +21,8 @@ mod outcome;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod sliding;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

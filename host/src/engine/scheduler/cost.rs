@@ -14,8 +14,9 @@ use std::time::Duration;
 
 /// Row counts that are remembered one by one.
 const SMALL: usize = 8;
-/// Larger steps are remembered where they are a multiple of this.
-const BLOCK: usize = 16;
+/// Rows that the matrix kernels compute together: larger steps are remembered where they are a
+/// multiple of this.
+pub const BLOCK: usize = 16;
 /// How many of these multiples.
 const BLOCKS: usize = 512 / BLOCK;
 /// Weight of the newest measurement.

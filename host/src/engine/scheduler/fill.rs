@@ -1,7 +1,7 @@
 //! Fills a step with rows: answers first, then prompts, then what may be needed later.
 
 use super::Scheduler;
-use super::cost::Cost;
+use super::cost::{BLOCK, Cost};
 use super::kv::Want;
 use super::lookup;
 use super::plan::{Feeder, Plan, Row, Sample, SeqId, Time};
@@ -38,9 +38,9 @@ impl Scheduler {
             let mut tokens = vec![*next];
             if guess {
                 let most = lookup::MOST.min(work.max_tokens - *drawn - 1);
-                let guessed = lookup::guess(context, *next, most);
-                let ratio = guess_ratio(cost, running, guessed.len());
-                if !guessed.is_empty() && lookup.pays(ratio) {
+                let mut guessed = lookup::guess(context, *next, most);
+                if !guessed.is_empty() {
+                    guessed.truncate(lookup.length(guesses(cost, running, guessed.len())));
                     tokens.extend(guessed);
                 }
             }
@@ -156,11 +156,13 @@ impl Scheduler {
         }
         let enough = rows + self.limits.max_chunk;
         let total = self.cost.rows_within(self.budget(), rows, group, enough);
-        // A full group at least where this step has no prompt tokens yet.
-        let floor = if rows <= self.limits.slots {
-            group.max(rows + group) / group * group
-        } else {
-            0
+        // Where this step has no prompt tokens yet: a full group at least, and if nobody chose the
+        // budget, what the kernels compute together. Smaller steps answer a little more smoothly,
+        // but prompts then fall behind the answers beside them, and never catch up again.
+        let floor = match self.limits.budget {
+            _ if rows > self.limits.slots => 0,
+            Some(_) => group.max(rows + group) / group * group,
+            None => BLOCK,
         };
         let chunk = total.max(floor).saturating_sub(rows);
         chunk.min(left).min(most)
@@ -206,11 +208,17 @@ fn feed(plan: &mut Plan, seq: SeqId, from: usize, tokens: &[Token]) {
     plan.rows.extend(rows);
 }
 
-/// Time of a step in which one of `running` answers guesses, over one without.
-fn guess_ratio(cost: &Cost, running: usize, guessed: usize) -> f64 {
-    match (cost.measured(running), cost.measured(running + guessed)) {
-        (Some(without), Some(with)) => with / without,
-        // Not measured yet: try.
-        _ => 1.0,
-    }
+/// How many tokens each of `running` answers may guess so that the step has a size that the kernels
+/// like, and the time of that step over one without guesses. Sizes that were never measured count
+/// as their neighbours say, so that they are tried.
+fn guesses(cost: &Cost, running: usize, most: usize) -> impl Iterator<Item = (usize, f64)> {
+    let without = cost.seconds(running);
+    [4, 8, BLOCK].into_iter().filter_map(move |rows| {
+        let length = (rows / running).checked_sub(1)?;
+        let ratio = match (without, cost.seconds(rows)) {
+            (Some(without), Some(with)) => with / without,
+            _ => 1.0,
+        };
+        (1..=most).contains(&length).then_some((length, ratio))
+    })
 }

@@ -61,7 +61,7 @@ impl Scheduler {
             } => {
                 let right = drawn.tokens.len() - 1;
                 if rows.len() > 1 {
-                    lookup.record(right);
+                    lookup.record(rows.len() - 1, right);
                     self.counts.drafted += rows.len() as u64 - 1;
                     self.counts.draft_hits += right as u64;
                 }

@@ -32,7 +32,8 @@ pub struct Limits {
     pub max_chunk: usize,
     /// Rows that the kernels compute together; 1 if it makes no difference.
     pub group: usize,
-    /// Longest step while answers stream; `None`: four times a step of one group.
+    /// Longest step while answers stream; `None`: four times a step of one group, and room for the
+    /// rows that the matrix kernels compute together in any case.
     pub budget: Option<Duration>,
     pub speculation: bool,
 }
