@@ -2,10 +2,11 @@
 //
 //     node tests/pages/run.mjs target/release/stent [--screenshots FOLDER] [NAME...]
 
+import { createHash } from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
 import { createRequire } from "node:module";
-import { ROOT, browse, check, open, serve, until } from "./support.mjs";
+import { ROOT, browse, check, open, serve, until, wire } from "./support.mjs";
 
 const [binary, ...rest] = process.argv.slice(2);
 const pictures = rest[0] === "--screenshots" ? rest.splice(0, 2)[1] : null;
@@ -132,6 +133,51 @@ const TESTS = {
       await third.getByText("All of these").waitFor();
       check("the refused question is not shown twice", (await third.locator(".question").count()) === 1);
       return first;
+    } finally {
+      server.stop();
+    }
+  },
+
+  async "a lost connection is taken up where it was left, and so is a page that was loaded again"({ browser, binary }) {
+    const words = Array.from({ length: 60 }, (_, at) => `word${at}`).join(" ");
+    const server = await serve(binary, "engine.kind=scripted", "engine.script.token=60ms", `engine.script.text=${words}`);
+    const line = await wire(server);
+    try {
+      const page = await open(browser, line.base);
+      await send(page, "Say all of it");
+      const text = page.locator(".answer .text");
+      await text.getByText("word5").waitFor();
+      line.cut();
+      await page.locator(".state").getByText("Reconnecting").waitFor();
+      await answered(page, 1);
+      check("every word once", (await text.innerText()) === words);
+      await send(page, "And once more");
+      await text.nth(1).getByText("word5").waitFor();
+      await page.reload();
+      await page.locator(".question", { hasText: "And once more" }).waitFor();
+      await answered(page, 2);
+      check("every word once, after the reload", (await text.nth(1).innerText()) === words);
+      return page;
+    } finally {
+      line.close();
+      server.stop();
+    }
+  },
+
+  async "a server that asks for a key is given one"({ browser, binary }) {
+    const key = "a-key-for-the-browser-that-nobody-else-has";
+    const sha256 = createHash("sha256").update(key).digest("hex");
+    const server = await serve(binary, `server.keys=[{ tenant = "ward", sha256 = "${sha256}" }]`);
+    try {
+      const page = await open(browser, server.base);
+      await send(page, "What is diabetes?");
+      await page.getByRole("button", { name: "Enter the key" }).click();
+      await page.getByRole("dialog").getByLabel("Key").fill(key);
+      await page.getByRole("button", { name: "Use it" }).click();
+      const answer = await answered(page, 1);
+      check("an answer", /diabetes/i.test(await answer.locator(".text").innerText()));
+      check("the key is kept for this tab alone", !(await page.evaluate(() => JSON.stringify(localStorage))).includes(key));
+      return page;
     } finally {
       server.stop();
     }

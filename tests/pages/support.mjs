@@ -12,7 +12,7 @@ export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "
 /** Long enough for a machine that builds something else at the same time. */
 export const PATIENCE = 60_000;
 
-const freePort = () => new Promise((resolve) => {
+export const freePort = () => new Promise((resolve) => {
   const server = net.createServer().listen(0, "127.0.0.1", () => {
     const { port } = server.address();
     server.close(() => resolve(port));
@@ -86,11 +86,33 @@ export async function open(browser, url, options = {}) {
       const response = await route.fetch();
       const which = (await response.text()).includes("Stent console") ? "console" : "chat";
       const html = fs.readFileSync(path.join(process.env.STENT_PAGES, which, "index.html"), "utf8");
-      route.fulfill({ response, body: html.replaceAll("{digest}", "0000000000000000").replace("{trace-url}", "") });
+      route.fulfill({ response, status: 200, contentType: "text/html", body: html.replaceAll("{digest}", "0000000000000000").replace("{trace-url}", "") });
     });
   }
   await page.goto(url);
   return page;
+}
+
+/** A way to the gateway that can be cut. */
+export async function wire(server) {
+  const { port } = new URL(server.base);
+  const sockets = new Set();
+  const proxy = net.createServer((near) => {
+    const far = net.connect(Number(port), "127.0.0.1");
+    for (const socket of [near, far]) {
+      sockets.add(socket);
+      socket.on("close", () => sockets.delete(socket));
+      // Cut on purpose.
+      socket.on("error", () => {});
+    }
+    near.pipe(far).pipe(near);
+  });
+  await new Promise((listening) => proxy.listen(0, "127.0.0.1", listening));
+  return {
+    base: `http://127.0.0.1:${proxy.address().port}`,
+    cut: () => sockets.forEach((socket) => socket.destroy()),
+    close: () => proxy.close(),
+  };
 }
 
 /** Waits until it holds, and says what it waited for when it does not. */

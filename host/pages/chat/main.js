@@ -41,7 +41,8 @@ async function send(question, { seed, again = false } = {}) {
   show();
   jump();
   tell("Your question was sent.");
-  const body = { message: question };
+  // The answer is written on if the connection is lost: stopping it has to be said.
+  const body = { message: question, resume: true };
   if (conversation.session) body.session_id = conversation.session;
   if (seed) body.seed = seed;
   await follow(conversation, exchange, (signal) => ask(body, signal));
