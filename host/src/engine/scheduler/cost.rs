@@ -24,6 +24,17 @@ const NEWEST: f64 = 0.2;
 /// Seconds that a row adds, as a share of a four-row step, until two sizes were measured: the
 /// table's 216 ms for 16 rows and 86 ms for 4.
 const ROW_SHARE: f64 = 0.14;
+/// A size that was slow is never chosen, and so never measured, again: perhaps the machine was busy
+/// then. After so many steps without it, it counts as unknown.
+const RETRY: u64 = 512;
+
+/// What is known of one size.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    seconds: f64,
+    /// The step in which it was measured last.
+    seen: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Point {
@@ -34,27 +45,59 @@ struct Point {
 /// Remembered step times; empty at first.
 #[derive(Debug, Default)]
 pub struct Cost {
-    small: [Option<f64>; SMALL + 1],
-    blocks: [Option<f64>; BLOCKS],
+    small: [Option<Known>; SMALL + 1],
+    blocks: [Option<Known>; BLOCKS],
+    steps: u64,
 }
 
 impl Cost {
     /// Takes in one measured step.
     pub fn observe(&mut self, rows: usize, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let old = match rows {
-            0..=SMALL => &mut self.small[rows],
-            // The end of a prompt may have any size; it comes once and teaches nothing.
-            _ if !rows.is_multiple_of(BLOCK) || rows / BLOCK > BLOCKS => return,
-            _ => &mut self.blocks[rows / BLOCK - 1],
-        };
-        *old = Some(old.map_or(seconds, |old| blend(old, seconds)));
+        self.steps += 1;
+        if self.steps.is_multiple_of(RETRY / 8) {
+            self.doubt();
+        }
+        let (seconds, seen) = (took.as_secs_f64(), self.steps);
+        // The end of a prompt may have any size; it comes once and teaches nothing.
+        if let Some(old) = self.known(rows) {
+            let seconds = old.map_or(seconds, |old| blend(old.seconds, seconds));
+            *old = Some(Known { seconds, seen });
+        }
+    }
+
+    /// Where a size is remembered.
+    fn known(&mut self, rows: usize) -> Option<&mut Option<Known>> {
+        match rows {
+            0..=SMALL => self.small.get_mut(rows),
+            _ if !rows.is_multiple_of(BLOCK) => None,
+            _ => self.blocks.get_mut(rows / BLOCK - 1),
+        }
+    }
+
+    /// Forgets what has not been measured for long and looks slow beside the other sizes.
+    fn doubt(&mut self) {
+        let sizes = (1..=SMALL).chain((1..=BLOCKS).map(|n| n * BLOCK));
+        for rows in sizes {
+            let steps = self.steps;
+            let Some(place) = self.known(rows) else {
+                continue;
+            };
+            let Some(old) = place.take_if(|known| steps - known.seen >= RETRY) else {
+                continue;
+            };
+            let others = self.seconds(rows);
+            if others.is_none_or(|others| old.seconds <= others)
+                && let Some(place) = self.known(rows)
+            {
+                *place = Some(old);
+            }
+        }
     }
 
     /// Seconds that a step of `rows` will take; `None` before anything was measured.
     pub fn seconds(&self, rows: usize) -> Option<f64> {
         if let Some(Some(exact)) = self.small.get(rows) {
-            return Some(*exact);
+            return Some(exact.seconds);
         }
         let at = rows as f64;
         let below = self.points().filter(|p| p.rows <= at).last();
@@ -73,7 +116,7 @@ impl Cost {
 
     /// The seconds that rows take one by one: measured if that many were.
     pub fn measured(&self, rows: usize) -> Option<f64> {
-        self.small.get(rows).copied().flatten()
+        self.small.get(rows)?.map(|known| known.seconds)
     }
 
     /// Rows of a step that takes at most `budget` and computes the most prompt tokens a second,
@@ -102,10 +145,13 @@ impl Cost {
     fn points(&self) -> impl Iterator<Item = Point> + '_ {
         let small = self.small.iter().enumerate();
         let blocks = self.blocks.iter().enumerate();
-        let blocks = blocks.map(|(at, seconds)| ((at + 1) * BLOCK, seconds));
-        small.chain(blocks).filter_map(|(rows, seconds)| {
+        let blocks = blocks.map(|(at, known)| ((at + 1) * BLOCK, known));
+        small.chain(blocks).filter_map(|(rows, known)| {
             let rows = rows as f64;
-            seconds.map(|seconds| Point { rows, seconds })
+            known.map(|known| Point {
+                rows,
+                seconds: known.seconds,
+            })
         })
     }
 
@@ -186,6 +232,32 @@ mod tests {
         // Eight cores: sixteen rows cost hardly more than four, so more are tried.
         cost.observe(16, ms(100));
         assert!(cost.rows_within(0.280, 3, 4, 512) > 100);
+    }
+
+    #[test]
+    fn a_size_that_was_slow_once_is_tried_again() {
+        let mut cost = Cost::default();
+        for (rows, took) in [(3, 73), (4, 86), (16, 216), (32, 418)] {
+            cost.observe(rows, ms(took));
+        }
+        assert_eq!(cost.rows_within(0.430, 3, 4, 32), 32);
+        // Somebody else needed the machine for a moment.
+        for _ in 0..20 {
+            cost.observe(32, ms(3000));
+            cost.observe(3, ms(500));
+        }
+        assert_eq!(cost.rows_within(0.430, 3, 4, 32), 16);
+        for _ in 0..RETRY {
+            assert!(cost.rows_within(0.430, 3, 4, 32) <= 16, "not so soon");
+            cost.observe(16, ms(216));
+        }
+        for _ in 0..RETRY / 8 {
+            cost.observe(16, ms(216));
+        }
+        assert_eq!(cost.rows_within(0.430, 3, 4, 32), 32, "after a while");
+        cost.observe(32, ms(418));
+        assert!((cost.seconds(32).unwrap() - 0.418).abs() < 1e-9);
+        assert_eq!(cost.measured(4), Some(0.086), "what is fast is believed");
     }
 
     #[test]
