@@ -55,6 +55,8 @@ fn a_step_that_hangs_makes_the_engine_unready_and_loses_its_slots() {
     );
     let end = collect(running).end.unwrap_err();
     assert!(matches!(end, EngineError::Stalled { slot: 0, .. }), "{end}");
-    assert_eq!(bench.admission.taken(), 0);
-    assert!(bench.engine.status().ready);
+    // Its client need not wait for the step to come back; the permit does.
+    while bench.admission.taken() > 0 || !bench.engine.status().ready {
+        std::thread::yield_now();
+    }
 }

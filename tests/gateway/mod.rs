@@ -18,6 +18,7 @@ mod pages;
 mod policies;
 mod resume;
 mod soak;
+mod stall;
 mod swap;
 mod telling;
 mod tls;

@@ -1,8 +1,12 @@
 //! The engine's thread: takes jobs in, runs the scheduler's plans on a [`Device`], sends text out.
 
 mod jobs;
+mod reclaim;
 mod run;
 mod watchdog;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::mpsc as channel;
@@ -268,6 +272,18 @@ impl Engine for Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let _ = self.commands.send(Command::Stop);
+        // A step that hangs would hold up the end of the process for ever.
+        while self
+            .thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+        {
+            if let Some(stall) = self.watchdog.stall() {
+                tracing::error!("the engine's thread is left behind: {stall}");
+                return;
+            }
+            std::thread::sleep(BLOCKED_POLL);
+        }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -112,6 +112,20 @@ pub struct Plan {
     pub(super) prefills: Vec<(Feeder, Range<usize>)>,
 }
 
+impl Plan {
+    /// The slots that wait for this step: those that draw, and those whose prompts it reads.
+    pub fn slots(&self) -> Vec<usize> {
+        let fed = self.prefills.iter().filter_map(|(feeder, _)| match feeder {
+            Feeder::Slot(slot) => Some(*slot),
+            Feeder::Ahead => None,
+        });
+        let mut slots: Vec<_> = self.samples.iter().map(|s| s.slot).chain(fed).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Feeder {
     Slot(usize),

@@ -92,6 +92,11 @@ impl Active {
         }
     }
 
+    /// Where its client listens, for whoever has to tell it in this thread's place.
+    pub fn events(&self) -> mpsc::UnboundedSender<Event> {
+        self.events.clone()
+    }
+
     /// Tells the place in the queue when it changed.
     pub fn queued(&mut self, position: usize) {
         if let State::Queued { told, .. } = &mut self.state
@@ -167,11 +172,16 @@ impl Active {
         self.flush();
         let outcome = self.outcome(finish);
         let event = Event::Finished(outcome);
-        self.leave(event);
+        self.leave(Some(event));
     }
 
     pub fn fail(self, error: EngineError) {
-        self.leave(Event::Failed(error));
+        self.leave(Some(Event::Failed(error)));
+    }
+
+    /// Its client has had its last event from elsewhere.
+    pub fn abandon(self) {
+        self.leave(None);
     }
 
     pub fn show(&self, state: &'static str, status: &mut SlotStatus) {
@@ -212,7 +222,7 @@ impl Active {
     }
 
     /// The spans end before the last event is seen, so that a trace is whole when the answer is.
-    fn leave(self, last: Event) {
+    fn leave(self, last: Option<Event>) {
         if let State::Decode { span, since, .. } = &self.state {
             spans::decode_done(span, self.output, since.elapsed());
         }
@@ -230,7 +240,9 @@ impl Active {
         });
         drop(chat);
         drop(permit);
-        let _ = events.send(last);
+        if let Some(last) = last {
+            let _ = events.send(last);
+        }
     }
 }
 

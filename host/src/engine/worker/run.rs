@@ -6,6 +6,7 @@ use std::sync::mpsc as channel;
 use std::time::{Duration, Instant};
 
 use super::jobs::{self, Active};
+use super::watchdog::Stage;
 use super::{BLOCKED_POLL, Command, Device, OpError, Shared, Submitted};
 use crate::engine::scheduler::{Doing, Drawn, JobId, Op, Plan, Request, Scheduler, Time};
 use crate::engine::{EngineError, Totals};
@@ -38,7 +39,7 @@ impl Worker<'_> {
         }
     }
 
-    fn now(&self) -> Time {
+    pub fn now(&self) -> Time {
         self.start.elapsed()
     }
 
@@ -144,13 +145,13 @@ impl Worker<'_> {
             // A first piece of a prompt can take seconds.
             self.publish();
         }
-        if !self.apply(&plan) {
-            return true;
+        self.watch(&plan);
+        let moved = self.apply(&plan);
+        if !moved || plan.rows.is_empty() {
+            self.shared.watch.end();
+            return !moved || !plan.ops.is_empty();
         }
-        if plan.rows.is_empty() {
-            return !plan.ops.is_empty();
-        }
-        self.shared.watch.begin(&plan);
+        self.shared.watch.enter(Stage::Computing);
         let begun = Instant::now();
         let result = self.device.step(&plan.rows);
         let took = begun.elapsed();
@@ -160,36 +161,28 @@ impl Worker<'_> {
             ?took,
             "step"
         );
-        self.shared.watch.end();
         self.totals.steps += 1;
         match result {
-            Ok(()) if took > self.stall_after => self.reclaim(&plan, took),
-            Ok(()) => self.draw(plan, took),
-            Err(reason) => self.fail_all(&EngineError::Decode(reason)),
-        }
-        true
-    }
-
-    /// The step came back after all, but too late: its slots are taken from their answers.
-    fn reclaim(&mut self, plan: &Plan, stalled: Duration) {
-        let now = self.now();
-        for sample in &plan.samples {
-            let found = self
-                .active
-                .iter()
-                .find(|(_, a)| a.slot() == Some(sample.slot))
-                .map(|(id, _)| *id);
-            let Some(id) = found else { continue };
-            self.scheduler.cancel(id, now);
-            if let Some(active) = self.active.remove(&id) {
-                active.fail(EngineError::Stalled {
-                    slot: sample.slot,
-                    stalled,
-                });
+            Ok(()) if took > self.stall_after => {
+                let told = self.shared.watch.end();
+                self.reclaim(&plan.slots(), took, told);
+                // What was computed is computed again: the books do not know of it.
+                self.scheduler.void(&plan);
+            }
+            Ok(()) => {
+                let slots = plan.slots();
+                self.shared.watch.enter(Stage::Drawing);
+                self.draw(plan, took);
+                if self.shared.watch.end() {
+                    self.reclaim(&slots, begun.elapsed(), true);
+                }
+            }
+            Err(reason) => {
+                self.shared.watch.end();
+                self.fail_all(&EngineError::Decode(reason));
             }
         }
-        // What the others computed in that step is computed again: the books do not know of it.
-        self.scheduler.void(plan);
+        true
     }
 
     /// False: the plan is void, the next one knows more.

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use super::Shared;
-use crate::engine::scheduler::Plan;
+use crate::engine::{EngineError, Event};
 
 /// The step that runs now.
 #[derive(Default)]
@@ -14,25 +16,62 @@ pub struct Watch {
     step: Mutex<Option<Step>>,
 }
 
-#[derive(Clone, Copy)]
-struct Step {
-    since: Instant,
-    rows: usize,
-    answers: usize,
+/// What a step is busy with, in the order in which it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    MovingKv,
+    Computing,
+    Drawing,
+}
+
+/// One step: what it is doing, since when, and for whom.
+pub struct Step {
+    pub stage: Stage,
+    pub since: Instant,
+    pub rows: usize,
+    /// The answers that wait for it: their slots, and where each hears of its end.
+    pub answers: Vec<(usize, UnboundedSender<Event>)>,
+    /// They have been told that it stalled.
+    pub told: bool,
+}
+
+impl Step {
+    /// What it is doing, for a log.
+    fn doing(&self) -> String {
+        let stage = match self.stage {
+            Stage::MovingKv => "moving KV for",
+            Stage::Computing => "computing",
+            Stage::Drawing => "drawing tokens from",
+        };
+        let slots: Vec<_> = self
+            .answers
+            .iter()
+            .map(|(slot, _)| slot.to_string())
+            .collect();
+        let slots = match slots.as_slice() {
+            [] => "no slot".into(),
+            [slot] => format!("slot {slot}"),
+            slots => format!("slots {}", slots.join(", ")),
+        };
+        format!("{stage} a step of {} rows for {slots}", self.rows)
+    }
 }
 
 impl Watch {
-    pub fn begin(&self, plan: &Plan) {
-        let step = Step {
-            since: Instant::now(),
-            rows: plan.rows.len(),
-            answers: plan.samples.len(),
-        };
+    pub fn begin(&self, step: Step) {
         *self.lock() = Some(step);
     }
 
-    pub fn end(&self) {
-        *self.lock() = None;
+    /// The step goes on with something else.
+    pub fn enter(&self, stage: Stage) {
+        if let Some(step) = &mut *self.lock() {
+            step.stage = stage;
+        }
+    }
+
+    /// Whether its answers were told meanwhile that it stalled.
+    pub fn end(&self) -> bool {
+        self.lock().take().is_some_and(|step| step.told)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Step>> {
@@ -40,23 +79,37 @@ impl Watch {
     }
 
     /// What the step is doing, once it runs for longer than `limit`.
-    fn stall(&self, limit: Duration) -> Option<(Instant, String)> {
-        let step = (*self.lock())?;
-        let taken = step.since.elapsed();
-        (taken > limit).then(|| {
-            let text = format!(
-                "a step of {} rows for {} answers has run for {} s, longer than engine.stall_after = {} s",
-                step.rows,
-                step.answers,
-                taken.as_secs(),
-                limit.as_secs()
-            );
-            (step.since, text)
-        })
+    fn stall(&self, limit: Duration) -> Option<String> {
+        self.lock().as_ref().and_then(|step| stalled(step, limit))
+    }
+
+    /// The same, once for each stall; whoever waits for the step is told and waits no longer.
+    fn reclaim(&self, limit: Duration) -> Option<String> {
+        let mut running = self.lock();
+        let step = running.as_mut().filter(|step| !step.told)?;
+        let text = stalled(step, limit)?;
+        step.told = true;
+        let stalled = step.since.elapsed();
+        for &(slot, ref events) in &step.answers {
+            let _ = events.send(Event::Failed(EngineError::Stalled { slot, stalled }));
+        }
+        Some(text)
     }
 }
 
-/// A thread that looks at the [`Watch`] and logs each stall once.
+fn stalled(step: &Step, limit: Duration) -> Option<String> {
+    let taken = step.since.elapsed();
+    (taken > limit).then(|| {
+        format!(
+            "{} has run for {} s, longer than engine.stall_after = {} s",
+            step.doing(),
+            taken.as_secs(),
+            limit.as_secs()
+        )
+    })
+}
+
+/// A thread that looks at the [`Watch`], logs each stall once and takes the slots from their answers.
 pub struct Watchdog {
     shared: Arc<Shared>,
     limit: Duration,
@@ -71,12 +124,8 @@ impl Watchdog {
         let thread = std::thread::Builder::new()
             .name("engine-watchdog".into())
             .spawn(move || {
-                let mut logged = None;
                 while stopped.recv_timeout(limit / 4) == Err(channel::RecvTimeoutError::Timeout) {
-                    if let Some((since, stall)) = watched.watch.stall(limit)
-                        && logged != Some(since)
-                    {
-                        logged = Some(since);
+                    if let Some(stall) = watched.watch.reclaim(limit) {
                         tracing::error!("the engine makes no progress: {stall}");
                     }
                 }
@@ -91,7 +140,7 @@ impl Watchdog {
 
     /// Why the engine is not ready, if a step has stalled.
     pub fn stall(&self) -> Option<String> {
-        self.shared.watch.stall(self.limit).map(|(_, text)| text)
+        self.shared.watch.stall(self.limit)
     }
 }
 
