@@ -12,6 +12,7 @@ use std::process::Command;
 use stent::engine;
 
 use super::{data_folder, settings, tiny};
+use crate::support::server::{command, demo_model, free_port};
 
 fn refused(path: &Path) -> String {
     match engine::start(&settings(path), &data_folder()) {
@@ -129,4 +130,75 @@ fn a_lock_that_worked_is_counted() {
 fn may_lock() -> bool {
     // SAFETY: geteuid only reads.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// A mapped file stays resident beside the copies that suit the CPU; a file that is read does not.
+#[test]
+fn a_model_that_is_read_is_not_mapped() {
+    for mmap in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = tiny::write(folder.path(), tiny::Weights::Quantised);
+        let mut settings = settings(&model);
+        settings.mmap = mmap;
+        let engine = engine::start(&settings, &data_folder()).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert_eq!(maps.contains(&*model.to_string_lossy()), mmap);
+        assert!(engine.status().ready);
+    }
+}
+
+/// The first of the CPUs that this process may use.
+fn first_cpu() -> libc::cpu_set_t {
+    // SAFETY: a CPU set is plain bits, all zero is the empty one; the kernel writes no more than its
+    // size into it, and the macros only read and set bits of it.
+    unsafe {
+        let mut all: libc::cpu_set_t = std::mem::zeroed();
+        let size = size_of::<libc::cpu_set_t>();
+        assert_eq!(libc::sched_getaffinity(0, size, &raw mut all), 0);
+        let first = (0..libc::CPU_SETSIZE as usize).find(|&cpu| libc::CPU_ISSET(cpu, &all));
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(first.unwrap(), &mut one);
+        one
+    }
+}
+
+#[test]
+fn threads_are_clamped_to_the_processs_own_cpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = first_cpu();
+    let mut child = command();
+    child
+        .args(["serve", "--set", "log.format=human", "--model"])
+        .arg(demo_model())
+        .args(["--set", "engine.n_ctx=2048", "--set", "engine.mlock=false"])
+        .args([
+            "--set",
+            "engine.threads=8",
+            "--set",
+            "engine.threads_batch=3",
+        ])
+        // Nothing after the engine can start: the program ends by itself.
+        .args(["--set", "policies.trim.config.no_such_key=1", "--data"])
+        .arg(folder.path().join("data"))
+        .arg("--policies")
+        .arg(folder.path().join("policies"))
+        .args(["--listen", &format!("127.0.0.1:{}", free_port())])
+        .args(["--admin", &format!("127.0.0.1:{}", free_port())]);
+    // SAFETY: only a system call that is safe after a fork is made.
+    unsafe {
+        child.pre_exec(move || {
+            match libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let output = child.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    for (key, asked) in [("threads", 8), ("threads_batch", 3)] {
+        let line =
+            format!("engine.{key}: {asked} asked for, 1 used, because this process may use 1 CPUs");
+        assert!(said.contains(&line), "{said}");
+    }
 }

@@ -10,6 +10,7 @@ mod demo;
 mod departures;
 mod forms;
 mod input;
+mod isolation;
 mod keys;
 mod load;
 mod openapi;

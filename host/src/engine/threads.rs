@@ -151,6 +151,17 @@ mod tests {
         assert_eq!(quota(dir.path(), &own), None);
         std::fs::write(dir.path().join("system.slice/cpu.max"), "250000 100000\n").unwrap();
         assert_eq!(quota(dir.path(), &own), Some(2));
+        let clamped = |affinity| {
+            let quota = quota(dir.path(), &own);
+            clamp("threads", 8, Machine { affinity, quota })
+        };
+        assert_eq!((clamped(16).threads, clamped(1).threads), (2, 1));
+        assert!(
+            clamped(16)
+                .reason
+                .unwrap()
+                .ends_with("the cgroup's quota is 2 CPUs")
+        );
         std::fs::write(leaf.join("cpu.max"), "50000 100000\n").unwrap();
         assert_eq!(quota(dir.path(), &own), Some(1));
     }
