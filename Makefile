@@ -46,9 +46,10 @@ SOAK ?= 1000
 soak: build
 	STENT_SOAK=$(SOAK) $(CARGO) test --release --locked --test integration gateway::soak -- --nocapture
 
-# What policies and their changes cost (criterion; reports in target/criterion).
+# What policies and their changes cost, and what the engine does between two steps (criterion;
+# reports in target/criterion).
 bench-micro: plugins
-	$(CARGO) bench --locked --bench policy
+	$(CARGO) bench --locked --bench policy --bench engine
 
 # What telemetry costs a request, with collectors that are well, down, hung and slow (3 minutes).
 bench-telemetry: build

@@ -12,7 +12,12 @@ use tokio::sync::mpsc;
 
 pub mod settings;
 
-mod scheduler;
+// Public for the micro benchmarks alone.
+#[doc(hidden)]
+pub mod sampling;
+#[doc(hidden)]
+pub mod scheduler;
+
 mod worker;
 
 mod llama;
@@ -20,7 +25,6 @@ mod scripted;
 mod upstream;
 
 mod gguf;
-mod sampling;
 mod text;
 
 pub mod cpu;
