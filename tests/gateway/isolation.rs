@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use crate::support::server::{Frames, Server};
 
-/// Words that the corpus has in no other of these illnesses' answers.
+/// Words that the corpus has in no other of these illnesses' answers. The model knows these by heart;
+/// of some others (gout, autism) it speaks as of something else when it is alone, too.
 const MARKERS: [&str; 20] = [
     "bronchitis",
     "tuberculosis",
     "leukemia",
-    "gout",
+    "hypothyroidism",
     "sciatica",
     "gastritis",
     "GERD",
@@ -23,11 +24,11 @@ const MARKERS: [&str; 20] = [
     "depression",
     "insomnia",
     "ADHD",
-    "autism",
+    "sinusitis",
     "psoriasis",
     "shingles",
     "mumps",
-    "tinnitus",
+    "tonsillitis",
     "vertigo",
     "malaria",
     "dengue",

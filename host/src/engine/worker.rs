@@ -279,6 +279,7 @@ impl Drop for Handle {
             .is_some_and(|thread| !thread.is_finished())
         {
             if let Some(stall) = self.watchdog.stall() {
+                self.watchdog.last_look();
                 tracing::error!("the engine's thread is left behind: {stall}");
                 return;
             }

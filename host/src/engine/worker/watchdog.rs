@@ -125,9 +125,7 @@ impl Watchdog {
             .name("engine-watchdog".into())
             .spawn(move || {
                 while stopped.recv_timeout(limit / 4) == Err(channel::RecvTimeoutError::Timeout) {
-                    if let Some(stall) = watched.watch.reclaim(limit) {
-                        tracing::error!("the engine makes no progress: {stall}");
-                    }
+                    tell(&watched, limit);
                 }
             })?;
         Ok(Self {
@@ -138,9 +136,20 @@ impl Watchdog {
         })
     }
 
+    /// Looks at once instead of in a while: nobody will look again.
+    pub fn last_look(&self) {
+        tell(&self.shared, self.limit);
+    }
+
     /// Why the engine is not ready, if a step has stalled.
     pub fn stall(&self) -> Option<String> {
         self.shared.watch.stall(self.limit)
+    }
+}
+
+fn tell(shared: &Shared, limit: Duration) {
+    if let Some(stall) = shared.watch.reclaim(limit) {
+        tracing::error!("the engine makes no progress: {stall}");
     }
 }
 
