@@ -123,6 +123,7 @@ impl Bench {
             session: None,
             prompt: vec![5; prompt].into(),
             head: 0,
+            messages: Vec::new(),
             sampling: Sampling {
                 temperature: 0.0,
                 top_k: 0,
