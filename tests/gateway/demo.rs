@@ -15,7 +15,9 @@ const SETS: [&str; 5] = [
 
 /// Asks for an answer of `most` tokens, and reads until it has begun.
 async fn long(server: &Server, session: &str, most: u32) -> Frames {
-    let body = json!({ "message": "What is diabetes?", "session_id": session, "temperature": 0,
+    // Each asks in other words: the same question at temperature 0 would share one run.
+    let message = format!("What is diabetes, {session}?");
+    let body = json!({ "message": message, "session_id": session, "temperature": 0,
         "repeat_penalty": 0.1, "frequency_penalty": -2, "max_tokens": most, "seed": session.len() });
     let response = server.post("/chat/stream", body).await;
     assert_eq!(response.status(), 200, "{}", server.log());

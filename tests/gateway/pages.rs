@@ -144,7 +144,10 @@ async fn an_uploaded_policy_serves_and_its_calls_are_counted() {
     assert_eq!((&live["name"], &live["calls"]), (&json!("mine"), &json!(0)));
     assert!(server.policies().join("mine.wasm").exists());
     for turn in 0..3 {
-        server.chat("Hello", &format!("s{turn}")).await;
+        // Each is new: an answer that is remembered is no call.
+        server
+            .chat(&format!("Hello {turn}"), &format!("s{turn}"))
+            .await;
     }
     let policies = server.admin("/admin/policies").await;
     let live = entry(&policies, "live");

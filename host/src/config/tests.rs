@@ -157,6 +157,7 @@ fn each_printed_key_can_be_set_through_the_environment() {
             },
             ("telemetry.otlp", _) => "http://127.0.0.1:4317".into(),
             ("telemetry.sample", _) => "0.5".into(),
+            ("telemetry.trace_url", _) => "http://localhost:16686/trace/{trace_id}".into(),
             ("log.filter", _) => "debug".into(),
             (key, _) if key.ends_with(".pin") => format!("1e{}", "0".repeat(62)),
             (key, _) if key.ends_with(".bundled") => "none".into(),
