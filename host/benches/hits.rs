@@ -58,7 +58,7 @@ struct Row {
 }
 
 fn measure() {
-    let seconds = std::env::var("SECONDS").map_or(5, |s| s.parse().unwrap());
+    let seconds = std::env::var("HITS_SECONDS").map_or(5, |s| s.parse().unwrap());
     let length = Duration::from_secs(seconds);
     let folder = tempfile::tempdir().unwrap();
     let chat: fn(usize) -> String = |n| format!("{{\"message\":\"What is illness number {n}?\"}}");
