@@ -46,6 +46,16 @@ SOAK ?= 1000
 soak: build
 	STENT_SOAK=$(SOAK) $(CARGO) test --release --locked --test integration gateway::soak -- --nocapture
 
+# A hundred kill -9 under load: nothing that was finished is lost.
+KILLS ?= 100
+.PHONY: kills bench-sessions
+kills: build
+	STENT_KILLS=$(KILLS) $(CARGO) test --release --locked --test integration sessions::kills
+
+# What session stores cost: time of an append, memory; with Redis on a port of its own.
+bench-sessions: redis
+	deploy/bench/sessions.sh $(CARGO) bench --locked --bench sessions
+
 # What policies and their changes cost, and what the engine does between two steps (criterion;
 # reports in target/criterion).
 bench-micro: plugins

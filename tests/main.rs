@@ -9,6 +9,7 @@
 
 mod support;
 
+mod cache;
 mod engine;
 mod gateway;
 mod models;

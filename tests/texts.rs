@@ -38,12 +38,13 @@ fn every_key_is_documented_with_its_default() {
     keys("", &defaults.into(), &mut expected);
     let text = document("docs/configuration.md");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
-    let documented: BTreeMap<String, String> = rows
-        .map(|row| {
-            let mut cells = row.split('|').map(|cell| cell.trim().trim_matches('`'));
-            (cells.next().unwrap().into(), cells.next().unwrap().into())
-        })
-        .collect();
+    let mut documented: BTreeMap<String, String> = BTreeMap::new();
+    for row in rows {
+        let mut cells = row.split('|').map(|cell| cell.trim().trim_matches('`'));
+        let (key, default) = (cells.next().unwrap(), cells.next().unwrap());
+        let before = documented.insert(key.into(), default.into());
+        assert!(before.is_none(), "two rows of {key}");
+    }
     assert!(expected.len() > 60, "{expected:?}");
     for (key, default) in &expected {
         assert_eq!(documented.get(key), Some(default), "the row of {key}");
@@ -72,4 +73,43 @@ fn the_readme_names_keys_that_exist() {
         }
     }
     assert!(seen > 20, "only {seen} keys were found in README.md");
+}
+
+/// Whoever is called by an alert finds it in the runbook.
+#[test]
+fn every_alert_is_in_the_runbook() {
+    let (rules, runbook) = (
+        document("deploy/prometheus/rules.yml"),
+        document("docs/runbook.md"),
+    );
+    let alerts = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let alerts: Vec<_> = alerts.collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    for alert in alerts {
+        assert!(runbook.contains(&format!("`{alert}`")), "{alert}");
+    }
+}
+
+/// Routes of the admin address that the documents tell people to ask.
+#[test]
+fn the_documents_name_admin_routes_that_exist() {
+    let code = document("host/src/api/admin.rs");
+    for name in [
+        "README.md",
+        "docs/runbook.md",
+        "docs/telemetry.md",
+        "docs/upstreams.md",
+    ] {
+        let text = document(name);
+        for rest in text.split("/admin/").skip(1) {
+            let end = rest.find(|c: char| !c.is_ascii_lowercase());
+            let route = &rest[..end.unwrap_or(rest.len())];
+            assert!(
+                code.contains(&format!("\"/admin/{route}")),
+                "{name}: /admin/{route}"
+            );
+        }
+    }
 }

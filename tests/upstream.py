@@ -37,13 +37,15 @@ def post(url, body, headers={}):
         return response.read().decode()
 
 
-def until(what, ask):
+def until(what, ask, process, log):
     for _ in range(1200):
         try:
             return ask()
         except OSError:
+            if process.poll() is not None:
+                sys.exit(f"upstream: {what} ended:\n{log.read_text()[-2000:]}")
             time.sleep(0.1)
-    sys.exit(f"upstream: {what}: not within two minutes")
+    sys.exit(f"upstream: {what}: not ready within two minutes:\n{log.read_text()[-2000:]}")
 
 
 def deltas(stream):
@@ -68,7 +70,8 @@ def check(stent, upstream, work, api, extra):
     serving = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
     try:
         base = f"http://127.0.0.1:{port}"
-        until("Stent is ready", lambda: urllib.request.urlopen(f"{base}/ready", timeout=2))
+        until("Stent is ready", lambda: urllib.request.urlopen(f"{base}/ready", timeout=2),
+              serving, log)
         answers = []
         for message in ("What is diabetes?", "What are its symptoms?"):
             pieces = deltas(post(f"{base}/chat/stream", {"message": message, "session_id": "s"}))
@@ -95,15 +98,16 @@ if __name__ == "__main__":
         subprocess.check_call([VENV / "bin/pip", "install", "--quiet", *PACKAGES])
     port = free_port()
     with tempfile.TemporaryDirectory() as work:
+        said = pathlib.Path(work, "server")
         server = subprocess.Popen(
             [VENV / "bin/python", "-m", "llama_cpp.server", "--model", MODEL, "--host", "127.0.0.1",
              "--port", str(port), "--n_ctx", "2048", "--chat_format", "mistral-instruct",
              "--api_key", KEY],
-            stdout=pathlib.Path(work, "server").open("w"), stderr=subprocess.STDOUT)
+            stdout=said.open("w"), stderr=subprocess.STDOUT)
         try:
             url = f"http://127.0.0.1:{port}/v1"
             asked = urllib.request.Request(f"{url}/models", headers={"authorization": f"Bearer {KEY}"})
-            until("llama-cpp-python's server", lambda: urllib.request.urlopen(asked, timeout=2))
+            until("llama-cpp-python's server", lambda: urllib.request.urlopen(asked, timeout=2), server, said)
             vocabulary = [f"engine.upstream.tokenizer={MODEL}"]
             chat = check(sys.argv[1], url, work, "chat", [])
             built = check(sys.argv[1], url, work, "completions", vocabulary)

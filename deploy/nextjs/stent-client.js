@@ -23,6 +23,9 @@
 /**
  * @typedef {object} Params what a question may say beside its message
  * @property {string} [sessionId] the conversation; without it a new one, see Answer.sessionId
+ * @property {"submit-message" | "regenerate-message"} [trigger] "regenerate-message": the answer takes
+ *   the place of the conversation's last one, once it is complete, if that was to the same message;
+ *   it is drawn anew unless a seed is given
  * @property {number} [maxTokens]
  * @property {number} [temperature]
  * @property {number} [topP]
@@ -46,9 +49,14 @@
  */
 
 /**
- * @typedef {{ type: "text", text: string }
+ * What an answer yields: "start" once, when the gateway has let it in; "queued" while it waits; text;
+ * "reconnecting" where the connection was lost and is being made again.
+ *
+ * @typedef {{ type: "start", id: string, sessionId: string | undefined }
+ *   | { type: "text", text: string }
  *   | { type: "queued", position: number }
- *   | { type: "trimmed", dropped: number }} Part
+ *   | { type: "trimmed", dropped: number }
+ *   | { type: "reconnecting", attempt: number }} Part
  */
 
 /** What the gateway refused, or what ended an answer. */
@@ -179,6 +187,7 @@ export class Answer {
         if (!this.stent.resumes || attempt >= this.stent.attempts) {
           throw new StentError(`no connection: ${error}`, { code: "connection" });
         }
+        yield { type: "reconnecting", attempt };
         await new Promise((done) => setTimeout(done, 200 * 2 ** (attempt - 1)));
       }
     }
@@ -216,7 +225,7 @@ export class Answer {
       case "start":
         this.id = part.messageId;
         this.sessionId = part.messageMetadata?.session_id ?? this.sessionId;
-        return;
+        return { type: "start", id: part.messageId, sessionId: this.sessionId };
       case "text-delta":
         this.said += part.delta;
         return { type: "text", text: part.delta };

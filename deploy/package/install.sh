@@ -17,8 +17,12 @@ if command -v strip >/dev/null; then strip "$prefix/bin/.stent.new"; fi
 mv "$prefix/bin/.stent.new" "$prefix/bin/stent"
 install -m 644 "$built"/lib/*.so* "$prefix/lib/stent/"
 install -m 644 models/demo/stent-demo.gguf models/demo/README.md "$prefix/share/stent/models/demo/"
-install -m 644 deploy/systemd/stent.service deploy/systemd/stent.socket "$prefix/lib/systemd/system/"
-install -m 644 deploy/systemd/stent.toml "$prefix/share/stent/stent.toml"
+# Where it will be found, which DESTDIR is no part of.
+place=${STENT_PREFIX:-$prefix}
+for file in lib/systemd/system/stent.service lib/systemd/system/stent.socket share/stent/stent.toml; do
+    sed "s|/usr/local|$place|g" "deploy/systemd/${file##*/}" >"$prefix/$file"
+    chmod 644 "$prefix/$file"
+done
 
 "$built/stent" man --dir "$prefix/share/man/man1"
 for shell in bash:bash-completion/completions/stent zsh:zsh/site-functions/_stent fish:fish/vendor_completions.d/stent.fish; do

@@ -11,12 +11,12 @@ DIST := stent-$(VERSION)-$(shell uname -m)-linux
 
 install:
 	@test -x target/release/stent || { echo "stent: run make build first"; exit 1; }
-	deploy/package/install.sh target/release "$(DESTDIR)$(PREFIX)"
-	@echo "stent: installed under $(DESTDIR)$(PREFIX); the unit's paths are those of /usr/local"
+	STENT_PREFIX="$(PREFIX)" deploy/package/install.sh target/release "$(DESTDIR)$(PREFIX)"
+	@echo "stent: installed under $(DESTDIR)$(PREFIX)"
 
 dist: build
 	rm -rf target/dist/$(DIST)
-	deploy/package/install.sh target/release target/dist/$(DIST) --whole
+	STENT_PREFIX=/usr/local deploy/package/install.sh target/release target/dist/$(DIST) --whole
 	tar -C target/dist -czf target/dist/$(DIST).tar.gz $(DIST)
 	@ls -l target/dist/$(DIST).tar.gz
 
@@ -37,5 +37,10 @@ upstream: build
 CHAOS ?= 300
 chaos: build
 	STENT_CHAOS=$(CHAOS) $(CARGO) test --release --locked --test integration operations::chaos -- --nocapture
+
+# The author's tutorial, command by command.
+.PHONY: tutorial
+tutorial: build
+	tests/tutorial.py target/release/stent
 
 test-all: upstream dist-check deploy-check

@@ -44,6 +44,7 @@ fn request(id: u64, len: usize, max_tokens: usize) -> Request {
     let prompt = (0..len).map(|i| (id as usize * 7919 + i * 31) as Token % 30_000);
     Request {
         id,
+        tenant: session.tenant.clone(),
         session: Some(session),
         prompt: prompt.collect(),
         head: 0,
@@ -131,6 +132,7 @@ fn greedy() -> Sampling {
         logit_bias: Vec::new(),
         grammar: None,
         seed: 1,
+        logprobs: None,
     }
 }
 

@@ -13,3 +13,9 @@ if (PROJECT_NAME STREQUAL "ggml")
     endfunction()
     cmake_language(DEFER CALL stent_empty_unused_kernels)
 endif()
+
+# llama.cpp's common code can fetch models over HTTPS, which Stent does by itself: where OpenSSL's headers
+# lie about, it would be linked for nothing, and a package would not run where OpenSSL is missing.
+if (PROJECT_NAME STREQUAL "llama.cpp")
+    set(LLAMA_OPENSSL OFF CACHE BOOL "llama: use openssl to support HTTPS" FORCE)
+endif()

@@ -71,10 +71,35 @@ impl Access {
         tenants: &BTreeMap<String, Limits>,
         admin: &str,
     ) -> Self {
+        Self::build(None, keys, limits, tenants, admin)
+    }
+
+    /// The same with other settings. A tenant whose limits stay keeps what it has used up: nobody
+    /// gets a fresh minute because somebody else's key was added.
+    pub fn renewed(
+        &self,
+        keys: &[Key],
+        limits: Limits,
+        tenants: &BTreeMap<String, Limits>,
+        admin: &str,
+    ) -> Self {
+        Self::build(Some(self), keys, limits, tenants, admin)
+    }
+
+    fn build(
+        before: Option<&Self>,
+        keys: &[Key],
+        limits: Limits,
+        tenants: &BTreeMap<String, Limits>,
+        admin: &str,
+    ) -> Self {
         let mut known = BTreeMap::new();
         let mut tenant = |name: &str| {
             let limits = tenants.get(name).copied().unwrap_or(limits);
-            let make = || Arc::new(Tenant::new(TenantId::new(name), limits));
+            let make = || {
+                let kept = before.and_then(|before| before.tenant(name, limits));
+                kept.unwrap_or_else(|| Arc::new(Tenant::new(TenantId::new(name), limits)))
+            };
             Arc::clone(known.entry(name.to_owned()).or_insert_with(make))
         };
         let all = keys
@@ -87,6 +112,17 @@ impl Access {
             anyone: anyone.then(|| tenant(TenantId::default().as_str())),
             admin: (!admin.is_empty()).then(|| Digest::parse(admin).unwrap_or_default()),
         }
+    }
+
+    /// The tenant of this name, if these are its limits.
+    fn tenant(&self, name: &str, limits: Limits) -> Option<Arc<Tenant>> {
+        let mut all = self
+            .keys
+            .iter()
+            .map(|(_, tenant)| tenant)
+            .chain(&self.anyone);
+        all.find(|tenant| tenant.id().as_str() == name && tenant.limits() == limits)
+            .cloned()
     }
 
     /// Whose key this is. Looks at all of them, so that the time tells nothing.

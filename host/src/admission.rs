@@ -44,6 +44,11 @@ impl Admission {
         self.limit.load(Relaxed)
     }
 
+    /// Requests that are answered at the same time.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
     /// Permits in use: running and waiting requests.
     pub fn taken(&self) -> usize {
         let limit = self.limit.load(Relaxed);

@@ -1,152 +1,148 @@
-//! Answers kept for the same question. A policy says whether and how widely; the key is minted
-//! in [`identity`], from everything that an answer depends on.
+//! Answers kept for the same question, in this process or on a server that several hosts share. A
+//! policy says whether and how widely; the key is minted in [`identity`], from everything that an
+//! answer depends on.
 
+mod format;
 mod identity;
+mod memory;
+mod settings;
+mod shared;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use moka::Expiry;
-use moka::sync::Cache as Moka;
 use serde::{Deserialize, Serialize};
 
 pub use identity::{Audience, Basis, Draw, Identity, Key};
+pub use settings::{Settings, Store};
 
-use crate::types::{Finish, Token, units};
+use crate::redis::Redis;
+use crate::seal::Keys;
+use crate::types::{Finish, Token};
+use memory::Memory;
+use shared::Shared;
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    pub store: Store,
-    /// Bytes that all answers together may take; the least used go first.
-    #[serde(with = "units::bytes")]
-    pub max_bytes: u64,
-}
+/// No answer is kept longer, whatever a policy says.
+const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Store {
-    Memory,
-    /// Nothing is cached, whatever the policy says.
-    Off,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            store: Store::Memory,
-            max_bytes: 64 << 20,
-        }
-    }
-}
-
-/// An answer as the client once saw it.
-#[derive(Clone, Debug)]
+/// An answer as the client once saw it. The order of the fields is the stored format.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Cached {
     pub text: Arc<str>,
     pub tokens: Arc<[Token]>,
     pub finish: Finish,
     pub prompt_tokens: u32,
     pub output_tokens: u32,
+    /// Messages of the history that its prompt left out.
+    pub dropped: u32,
 }
 
-#[derive(Clone)]
-struct Entry {
-    answer: Cached,
-    stored: Instant,
-    ttl: Duration,
+/// Why a store on another machine could not be used, in a fixed word for labels and spans. A lookup
+/// that failed is a miss.
+pub type Failure = &'static str;
+
+/// The answers that may be given again.
+pub struct Cache(Kind);
+
+enum Kind {
+    Off,
+    Memory(Memory),
+    Redis(Shared),
 }
-
-/// What an entry takes, with what the cache itself needs to find it.
-fn bytes(entry: &Entry) -> usize {
-    const FIXED: usize = size_of::<Key>() + size_of::<Entry>() + 160;
-    let answer = &entry.answer;
-    answer.text.len() + answer.tokens.len() * size_of::<Token>() + FIXED
-}
-
-struct Ttl;
-
-impl Expiry<Key, Entry> for Ttl {
-    fn expire_after_create(&self, _: &Key, entry: &Entry, _: Instant) -> Option<Duration> {
-        Some(entry.ttl)
-    }
-
-    /// An answer that takes another's place lives by its own time.
-    fn expire_after_update(
-        &self,
-        _: &Key,
-        entry: &Entry,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.ttl)
-    }
-}
-
-/// The answers of this process; `None` where caching is off.
-pub struct Cache(Option<Moka<Key, Entry>>);
 
 impl Cache {
-    pub fn new(settings: &Settings) -> Self {
-        let weigh = |_: &Key, entry: &Entry| u32::try_from(bytes(entry)).unwrap_or(u32::MAX);
-        Self(match settings.store {
-            Store::Off => None,
-            Store::Memory => Some(
-                Moka::builder()
-                    .max_capacity(settings.max_bytes)
-                    .weigher(weigh)
-                    .expire_after(Ttl)
-                    .build(),
-            ),
-        })
+    /// Opens the store. `keys` seal what leaves this process. Must be called within a tokio runtime
+    /// where the store is a server, which need not be there yet.
+    ///
+    /// # Errors
+    /// A sentence that names the key that is wrong.
+    pub fn open(settings: &Settings, keys: Keys) -> Result<Self, String> {
+        Ok(Self(match &settings.store {
+            Store::Off => Kind::Off,
+            Store::Memory => Kind::Memory(Memory::new(settings.max_bytes)),
+            Store::Redis(address) => Kind::Redis(Shared::open(settings, address, keys)?),
+        }))
     }
 
     /// An answer to the same question that is no older than `max_age`.
-    pub fn lookup(&self, key: &Key, max_age: Duration) -> Option<Cached> {
-        let entry = self.0.as_ref()?.get(key)?;
-        (entry.stored.elapsed() <= max_age).then_some(entry.answer)
+    ///
+    /// # Errors
+    /// What kept a shared store from saying so; nobody waited longer than `cache.timeout`.
+    pub async fn lookup(&self, key: &Key, max_age: Duration) -> Result<Option<Cached>, Failure> {
+        let found = match &self.0 {
+            Kind::Off => None,
+            Kind::Memory(memory) => memory.get(key),
+            Kind::Redis(shared) => shared.get(key).await?,
+        };
+        let fresh = found.filter(|(_, age)| *age <= max_age);
+        Ok(fresh.map(|(answer, _)| answer))
     }
 
-    pub fn store(&self, key: Key, answer: Cached, ttl: Duration) {
-        if let Some(held) = &self.0 {
-            held.insert(
-                key,
-                Entry {
-                    answer,
-                    stored: Instant::now(),
-                    ttl,
-                },
-            );
-            // moka would make room a little later; answers come seldom enough to do it now.
-            held.run_pending_tasks();
+    /// Keeps a finished answer for `ttl`.
+    ///
+    /// # Errors
+    /// As [`Cache::lookup`].
+    pub async fn store(&self, key: Key, answer: Cached, ttl: Duration) -> Result<(), Failure> {
+        let ttl = ttl.min(MAX_TTL);
+        match &self.0 {
+            Kind::Off => Ok(()),
+            Kind::Memory(memory) => {
+                memory.put(key, answer, ttl);
+                Ok(())
+            }
+            Kind::Redis(shared) => shared.put(&key, &answer, ttl).await,
         }
     }
 
     /// Forgets everything in memory.
     pub fn clear(&self) {
-        if let Some(held) = &self.0 {
-            held.invalidate_all();
-            held.run_pending_tasks();
+        if let Kind::Memory(memory) = &self.0 {
+            memory.clear();
         }
     }
 
-    /// `cache.store` of the configuration.
+    /// `cache.store` of the configuration in a word.
     pub fn store_name(&self) -> &'static str {
-        if self.is_off() { "off" } else { "memory" }
+        match self.0 {
+            Kind::Off => "off",
+            Kind::Memory(_) => "memory",
+            Kind::Redis(_) => "redis",
+        }
     }
 
     pub fn is_off(&self) -> bool {
-        self.0.is_none()
+        matches!(self.0, Kind::Off)
     }
 
-    /// Answers held (moka's estimate).
+    /// The server that hosts share, and what is sealed there: runs are shared over it too.
+    pub fn shared(&self) -> Option<(&Redis, &Keys)> {
+        match &self.0 {
+            Kind::Redis(shared) => Some(shared.server()),
+            Kind::Off | Kind::Memory(_) => None,
+        }
+    }
+
+    /// Standing trouble of the store in one sentence; requests are served all the same.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared().and_then(|(redis, _)| redis.trouble())
+    }
+
+    /// Answers held: in memory moka's estimate, on a server what the last store there said.
     pub fn entries(&self) -> u64 {
-        self.0.as_ref().map_or(0, Moka::entry_count)
+        self.held().0
     }
 
-    /// Bytes held (moka's estimate).
+    /// Bytes held, known in the same way.
     pub fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, Moka::weighted_size)
+        self.held().1
+    }
+
+    fn held(&self) -> (u64, u64) {
+        match &self.0 {
+            Kind::Off => (0, 0),
+            Kind::Memory(memory) => memory.held(),
+            Kind::Redis(shared) => shared.held(),
+        }
     }
 }
 

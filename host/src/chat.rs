@@ -5,6 +5,7 @@ mod ask;
 mod coalesce;
 mod format;
 mod history;
+mod ready;
 mod turn;
 
 use std::sync::Arc;
@@ -93,14 +94,14 @@ pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
     match turn.policies.guard(&turn.messages).await? {
         Verdict::Allow => {}
         Verdict::Rewrite(text) => turn.rewrite(&text)?,
-        Verdict::Reply(text) => return answer::fixed(turn, text).await,
+        Verdict::Reply(text) => return ready::fixed(turn, text).await,
         Verdict::Refuse(reason) => return Err(Error::Refused { reason }),
     }
 
     // The policy's own reading of the question is looked up before any work is done for it.
     let lookup = turn.policies.cache_decide(&turn.messages).await?;
-    if let Some(hit) = turn.lookup(&lookup, None) {
-        return answer::replay(turn, hit).await;
+    if let Some(hit) = turn.lookup(&lookup, None).await {
+        return ready::replay(turn, hit, None).await;
     }
 
     let trimmed = turn.policies.trim(&turn.messages, turn.anchor).await;
@@ -111,12 +112,13 @@ pub async fn chat(gateway: &Arc<Gateway>, ask: Ask) -> Result<Answer, Error> {
 
     // The final prompt decides the seed, and with it the identity of the answer.
     turn.seed(&prompt)?;
-    if let Some(hit) = turn.lookup(&lookup, Some(&prompt)) {
-        return answer::replay(turn, hit).await;
+    if let Some(hit) = turn.lookup(&lookup, Some(&prompt)).await {
+        return ready::replay(turn, hit, Some(trimmed)).await;
     }
 
     // The last thing that can refuse: from here on the answer is on its way.
     let filter = turn.policies.open_filter().await?;
-    let run = coalesce::board(&turn, &trimmed, &prompt)?;
+    turn.check_logprobs(&filter)?;
+    let run = coalesce::board(&turn, &trimmed, &prompt).await?;
     answer::generate(turn, lookup, trimmed, prompt, filter, run)
 }

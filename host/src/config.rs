@@ -4,6 +4,7 @@
 
 mod environment;
 mod layers;
+mod shown;
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use layers::Overrides;
 
 use crate::types::place;
+use crate::types::wording::without_login;
 use crate::{cache, engine, http, policy, session, trace};
 
 /// The whole configuration. Every section and key is optional; none may be unknown.
@@ -25,7 +27,7 @@ pub struct Config {
     pub cache: cache::Settings,
     pub telemetry: trace::Settings,
     pub log: trace::LogSettings,
-    /// Where revisions, caches and remembered probes live.
+    /// Where sessions, revisions, caches and remembered probes live.
     pub data: Data,
 }
 
@@ -75,12 +77,14 @@ impl Config {
     /// What no type can say.
     fn check(&self) -> Result<(), ConfigError> {
         fn told(error: impl ToString) -> ConfigError {
-            ConfigError::Value(error.to_string())
+            // Where an address is wrong, its password is not repeated.
+            ConfigError::Value(without_login(&error.to_string()))
         }
         self.server.check().map_err(told)?;
         self.engine.validate().map_err(told)?;
         self.policies.check().map_err(told)?;
         self.sessions.check().map_err(told)?;
+        self.cache.check().map_err(told)?;
         self.telemetry.validate().map_err(told)?;
         self.log.validate().map_err(told)?;
         place::folder("data.dir", "--data", &self.data.dir).map_err(told)

@@ -5,6 +5,7 @@
 //! with facts that this machine does not have.
 
 mod machine;
+mod memory;
 mod model;
 mod places;
 mod remote;
@@ -17,13 +18,15 @@ use crate::config::Config;
 pub use report::{Level, Line, Report};
 
 /// How it is looked at.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct How {
     /// Leave out what reads whole models: hashing.
     pub quick: bool,
     pub json: bool,
     /// Colour on a terminal.
     pub colour: bool,
+    /// The admin token of a gateway that asks for one.
+    pub token: Option<String>,
 }
 
 /// Looks at everything and tells it; the worst level decides the exit status.
@@ -32,7 +35,7 @@ pub struct How {
 /// When the report cannot be written.
 pub fn run(
     config: Result<(Config, Vec<String>), String>,
-    how: How,
+    how: &How,
     out: &mut dyn Write,
 ) -> std::io::Result<Level> {
     let report = match config {
@@ -56,34 +59,38 @@ pub fn run(
 /// What was answered instead, or that nothing was.
 pub fn health(config: &Config, ready: bool) -> Result<String, String> {
     let path = if ready { "/ready" } else { "/health" };
-    match running::ask(config.server.listen, path) {
+    let way = running::Way::public(&config.server);
+    match running::ask(config.server.listen, &way, path) {
         Some((200, body)) => Ok(body),
         Some((status, body)) => Err(format!("{path} answers {status}: {body}")),
         None => Err(format!("nobody answers at {}", config.server.listen)),
     }
 }
 
-fn examine(config: &Config, warnings: &[String], how: How) -> Report {
+fn examine(config: &Config, warnings: &[String], how: &How) -> Report {
     let mut lines = vec![Line::good("config", "every key is known and in range")];
     let hint = "look the key up in docs/configuration.md";
     lines.extend(warnings.iter().map(|w| Line::warn("config", w, hint)));
 
-    let running = running::look(&config.server);
+    let running = running::look(&config.server, how.token.as_deref());
     let facts = machine::Facts::here(&config.data.dir);
     let header = model::header(&config.engine);
-    let needs = machine::Needs::of(config, header.as_ref().and_then(|h| h.as_ref().ok()));
+    let needs = memory::Needs::of(config, header.as_ref().and_then(|h| h.as_ref().ok()));
 
     lines.extend(machine::cores(&facts, &config.engine));
     lines.push(machine::code(&facts, &config.engine));
-    lines.extend(machine::memory(&facts, &needs, running.serves()));
-    lines.push(machine::lock(&facts, &config.engine, needs.model, &running));
+    lines.extend(memory::memory(&facts, &needs, running.serves()));
+    lines.push(memory::lock(&facts, &config.engine, needs.model, &running));
     lines.push(machine::huge_pages(&facts));
     lines.push(machine::descriptors(&facts));
     lines.extend(places::disk(&config.data.dir));
+    lines.push(places::sessions(config));
     lines.extend(running.lines());
+    lines.extend(places::certificates(&config.server));
     if let Some(header) = &header {
         lines.extend(model::lines(header, &config.engine, how.quick));
     }
+    lines.extend(model::tokenizer(&config.engine));
     lines.extend(places::policies(config));
     lines.extend(remote::lines(config));
     Report(lines)

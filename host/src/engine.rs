@@ -25,10 +25,14 @@ mod scripted;
 mod upstream;
 
 mod gguf;
+mod likely;
 mod text;
+mod weights;
 
 pub mod cpu;
 mod gpu;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod kernels;
 pub mod memory;
 pub mod threads;
 
@@ -36,9 +40,12 @@ pub mod shape;
 
 pub use gguf::Header;
 pub use settings::{Kind, Settings};
+pub use upstream::look as look_at_upstreams;
+pub use upstream::settings::Target;
 
 use crate::types::{
-    Finish, Message, ModelInfo, Sampling, SessionKey, SlotPermit, Token, Tokenizer,
+    Finish, Logprob, Message, ModelInfo, Sampling, SessionKey, SlotPermit, TenantId, Token,
+    Tokenizer,
 };
 
 /// The GBNF text of a JSON schema, for [`crate::types::Sampling::grammar`].
@@ -62,7 +69,8 @@ pub trait Engine: Send + Sync {
     /// Whether answers can be drawn in this way.
     ///
     /// # Errors
-    /// [`EngineError::Grammar`] for a grammar that the engine cannot follow.
+    /// [`EngineError::Grammar`] for a grammar that the engine cannot follow, and
+    /// [`EngineError::Logprobs`] where it knows no probabilities.
     fn check(&self, how: &Sampling) -> Result<(), EngineError>;
     /// Queues the job and returns at once. Dropping [`Running`] cancels the work within one step.
     fn submit(&self, job: Job, permit: SlotPermit) -> Running;
@@ -182,6 +190,8 @@ impl StartError {
 /// One generation to run.
 #[derive(Clone)]
 pub struct Job {
+    /// Whose usage of the engine it counts as.
+    pub tenant: TenantId,
     /// Whose KV may be reused; `None`: nobody's, and nothing is kept.
     pub session: Option<SessionKey>,
     pub prompt: Arc<[Token]>,
@@ -217,10 +227,12 @@ pub enum Event {
         slot: usize,
         cached: u32,
     },
-    /// Whole characters, in order, with the ids they came from.
+    /// Whole characters, in order, with the ids they came from, and how likely those were where
+    /// that is asked for.
     Text {
         text: String,
         tokens: Vec<Token>,
+        logprobs: Vec<Logprob>,
     },
     Finished(Outcome),
     Failed(EngineError),
@@ -251,6 +263,9 @@ pub enum EngineError {
     Decode(String),
     #[error("the grammar cannot be used: {0}")]
     Grammar(String),
+    /// Probabilities were asked of an engine that cannot tell them.
+    #[error("found true, expected false: {0}")]
+    Logprobs(&'static str),
     #[error("slot {slot} made no progress for {stalled:?} and was reclaimed")]
     Stalled { slot: usize, stalled: Duration },
     /// The last upstream that was tried, and what it did.
@@ -260,6 +275,9 @@ pub enum EngineError {
     NoUpstream,
     #[error("the engine has stopped")]
     Stopped,
+    /// Another host computed the answer and is gone, and what it had said cannot be continued here.
+    #[error("the host that gave this answer was lost in the middle of it; ask again")]
+    Abandoned,
 }
 
 #[derive(Clone, Debug, serde::Serialize)]

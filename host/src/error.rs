@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::access::Denied as NotLetIn;
 use crate::engine::EngineError;
 use crate::policy::{Denied, Hook};
+use crate::session::SessionError;
 
 /// A request's failure. Before the first byte it becomes a status, after it a frame; the words
 /// are the same.
@@ -32,6 +33,14 @@ pub enum Error {
         method: String,
         allowed: &'static str,
     },
+    /// A head that nothing could be asked with.
+    #[error(transparent)]
+    Head(Head),
+    /// Told to a connection that is one too many.
+    #[error(
+        "{limit} connections are open already, which is the most that server.max_connections allows"
+    )]
+    Crowded { limit: usize },
     #[error("the body is larger than the {limit} bytes that {key} allows")]
     TooLarge { limit: usize, key: &'static str },
     #[error("the body did not come within the {limit:?} that server.body_timeout allows")]
@@ -53,6 +62,8 @@ pub enum Error {
     PolicyFault { hook: Hook },
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// The reader took too long; only it is cut off.
     #[error("the client read too slowly: {buffered} parts were waiting for {waited:?}")]
     SlowReader { buffered: usize, waited: Duration },
@@ -68,6 +79,17 @@ pub enum Error {
     KeyReused,
     #[error("{0}")]
     Internal(String),
+}
+
+/// What is wrong with a request's head.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum Head {
+    #[error("the request's head is not HTTP/1.1")]
+    Malformed,
+    #[error("the request's address is longer than 65534 bytes")]
+    Address,
+    #[error("the request's head is larger than the {limit} bytes that server.max_head allows")]
+    TooLarge { limit: usize },
 }
 
 /// How an error looks on the wire, in OpenAI's shape: every client knows it.
@@ -107,6 +129,18 @@ impl Error {
             Self::NotLetIn(denied) => not_let_in(denied),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, CLIENT, "not_found"),
             Self::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed"),
+            Self::Head(Head::Malformed) => (StatusCode::BAD_REQUEST, CLIENT, "malformed_head"),
+            Self::Head(Head::Address) => (StatusCode::URI_TOO_LONG, CLIENT, "address_too_long"),
+            Self::Head(Head::TooLarge { .. }) => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                CLIENT,
+                "head_too_large",
+            ),
+            Self::Crowded { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                SERVER,
+                "too_many_connections",
+            ),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, CLIENT, "body_too_large"),
             Self::MediaType { .. } => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -127,11 +161,17 @@ impl Error {
             Self::Engine(EngineError::Grammar(_)) => {
                 (StatusCode::BAD_REQUEST, CLIENT, "invalid_grammar")
             }
+            Self::Engine(EngineError::Logprobs(_)) => {
+                (StatusCode::BAD_REQUEST, CLIENT, "invalid_value")
+            }
             Self::Engine(EngineError::Decode(_) | EngineError::Stalled { .. }) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_error")
             }
             Self::Engine(EngineError::Stopped) => {
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, "engine_stopped")
+            }
+            Self::Engine(EngineError::Abandoned) => {
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, "answer_lost")
             }
             Self::Engine(EngineError::Upstream { .. }) => {
                 (StatusCode::BAD_GATEWAY, SERVER, "upstream_error")
@@ -139,6 +179,18 @@ impl Error {
             Self::Engine(EngineError::NoUpstream) => {
                 (StatusCode::SERVICE_UNAVAILABLE, SERVER, "no_upstream")
             }
+            Self::Session(SessionError::Busy { .. }) => {
+                (StatusCode::CONFLICT, CLIENT, "session_busy")
+            }
+            Self::Session(SessionError::Taken) => (StatusCode::CONFLICT, CLIENT, "session_taken"),
+            Self::Session(SessionError::Store { .. } | SessionError::Open(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, SERVER, "session_store")
+            }
+            Self::Session(SessionError::Unreadable(_)) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                SERVER,
+                "session_unreadable",
+            ),
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_body"),
             Self::KeyReused => (
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -176,6 +228,7 @@ impl Error {
         }
         let (status, ..) = self.class();
         match status {
+            StatusCode::CONFLICT => Some(1),
             StatusCode::TOO_MANY_REQUESTS => Some(2),
             StatusCode::SERVICE_UNAVAILABLE => Some(5),
             _ => None,
@@ -214,6 +267,9 @@ impl From<Denied> for Error {
         match denied {
             // The fault's words are for the operator's log, not for the client.
             Denied::Refused { hook, .. } => Self::PolicyFault { hook },
+            Denied::Busy { hook, .. } => Self::Unavailable(format!(
+                "too many requests use the {hook} policy at once, try again later"
+            )),
             Denied::TooLong { .. } => Self::invalid("message", denied.to_string()),
         }
     }
@@ -236,8 +292,9 @@ impl IntoResponse for Error {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, challenge);
         }
-        if let Self::TooLarge { .. } | Self::SlowBody { .. } = self {
-            // The rest of the body is still to come: nobody can ask again on this connection.
+        if let Self::TooLarge { .. } | Self::SlowBody { .. } | Self::Crowded { .. } = self {
+            // The rest of the body is still to come: nobody can ask again on this connection. And
+            // one that is too many makes room.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

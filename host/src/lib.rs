@@ -28,6 +28,8 @@ pub mod error;
 pub mod metrics;
 pub mod models;
 pub mod redis;
+pub mod relay;
+pub mod seal;
 pub mod starts;
 pub mod tls;
 pub mod trace;

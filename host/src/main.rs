@@ -1,7 +1,8 @@
 //! The command line: `stent serve`, `stent doctor`, `stent status`, `stent top`, `stent models`,
-//! `stent policy`, `stent bench`.
+//! `stent policy`, `stent sessions`, `stent bench`.
 
 mod serve;
+mod sessions_cli;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -47,6 +48,8 @@ enum Command {
     /// Make API keys and the admin token
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Save the sessions to a file, and bring them back
+    Sessions(sessions_cli::SessionsArgs),
     /// Measure a chat server, or two side by side
     Bench(Box<stent::bench::Args>),
     /// Print a completion script for a shell
@@ -104,6 +107,14 @@ struct DoctorArgs {
     /// Leave out what reads the whole model: its hash
     #[arg(long)]
     quick: bool,
+    /// The admin token of a running gateway that asks for one
+    #[arg(
+        long,
+        env = "STENT_ADMIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    token: Option<String>,
 }
 
 /// Where the configuration comes from.
@@ -226,6 +237,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Models(args) => stent::models::run(&args, &mut std::io::stdout())?,
         Command::Key(command) => command.run()?,
         Command::Policy(args) => stent::policy_cli::run(&args, &mut std::io::stdout())?,
+        Command::Sessions(args) => sessions_cli::run(args)?,
         Command::Bench(args) => stent::bench::run(*args)?,
         Command::Doctor(args) => return doctor(&args),
         Command::Health { config, ready } => {
@@ -244,6 +256,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
             clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
         }
         Command::Serve(args) => {
+            let seen = serve::reload::stamp(args.config.config.as_deref());
             let (config, warnings) = args.config.load()?;
             if args.print_config || args.check_config {
                 for warning in &warnings {
@@ -257,6 +270,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
             } else {
                 let source = serve::reload::Source {
                     file: args.config.config.clone(),
+                    seen,
                     load: Box::new(move || args.config.load()),
                 };
                 return serve::serve(config, &warnings, source);
@@ -272,14 +286,16 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         quick: args.quick,
         json: args.json,
         colour: out.is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        token: args.token.clone(),
     };
     let config = args.config.load().map_err(|error| told(&error));
-    Ok(stent::doctor::run(config, how, &mut out)?.exit())
+    Ok(stent::doctor::run(config, &how, &mut out)?.exit())
 }
 
 /// All that a start would refuse, but for the ports. The model may come later.
 fn check(config: &Config) -> anyhow::Result<()> {
     config.server.certificates()?;
+    config.server.admin_certificates()?;
     let mut engine = config.engine.clone();
     match stent::engine::check(&engine) {
         Err(error) if error.is_missing_model() => {

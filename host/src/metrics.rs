@@ -7,6 +7,7 @@
 
 mod costs;
 mod labels;
+mod names;
 mod process;
 mod readings;
 mod recent;
@@ -18,14 +19,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 pub use crate::trace::Finished;
 pub use costs::{Cost, Costs};
 pub use labels::MAX_NAMES;
 use labels::{
     Bounded, BreakLabels, CacheLabels, FaultLabels, GenAi, HookLabel, OutcomeLabel, PolicyLabels,
-    ReloadLabels, RequestLabels, ShadowLabels, StopLabels, TraceLabel,
+    ReloadLabels, RequestLabels, SessionLabels, ShadowLabels, StopLabels, TraceLabel,
 };
 pub use process::Process;
 use readings::Readers;
@@ -61,6 +62,7 @@ type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     registry: Registry,
     readers: Arc<Readers>,
+    provider: &'static str,
     model: Arc<str>,
     duration: Exemplified<GenAi>,
     first_token: Exemplified<GenAi>,
@@ -75,9 +77,12 @@ pub struct Metrics {
     policy_duration: Histograms<PolicyLabels>,
     policy_faults: Family<FaultLabels, Counter>,
     policy_remembered: Family<HookLabel, Counter>,
+    policy_cold: Family<HookLabel, Counter>,
     filter_stops: Family<StopLabels, Counter>,
     shadows: Family<ShadowLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
+    sessions: Family<SessionLabels, Counter>,
+    shared: Family<SessionLabels, Counter>,
     prefix_breaks: Family<BreakLabels, Counter>,
     digests: Bounded,
     /// What the policies that serve now cost: exact, and not scraped.
@@ -88,11 +93,12 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// `model`: the loaded model's name, a label of the GenAI metrics.
-    pub fn new(model: &str) -> Self {
+    /// Labels of the GenAI metrics: who does the inference, as on spans, and the model's name.
+    pub fn new(provider: &'static str, model: &str) -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
             readers: Arc::default(),
+            provider,
             model: model.into(),
             duration: Family::new_with_constructor(|| exemplified(&DURATION)),
             first_token: Family::new_with_constructor(|| exemplified(&FIRST_TOKEN)),
@@ -107,9 +113,12 @@ impl Metrics {
             policy_duration: Family::new_with_constructor(|| Histogram::new(OVERHEAD)),
             policy_faults: Family::default(),
             policy_remembered: Family::default(),
+            policy_cold: Family::default(),
             filter_stops: Family::default(),
             shadows: Family::default(),
             reloads: Family::default(),
+            sessions: Family::default(),
+            shared: Family::default(),
             prefix_breaks: Family::default(),
             digests: Bounded::default(),
             costs: Costs::default(),
@@ -121,112 +130,13 @@ impl Metrics {
         metrics
     }
 
-    fn register(&mut self) {
-        let r = &mut self.registry;
-        let genai = r.sub_registry_with_prefix("gen_ai_server");
-        genai.register_with_unit(
-            "request_duration",
-            "From the request's head to the answer's last byte",
-            Unit::Seconds,
-            self.duration.clone(),
-        );
-        genai.register_with_unit(
-            "time_to_first_token",
-            "From the request's head to the first token of the answer",
-            Unit::Seconds,
-            self.first_token.clone(),
-        );
-        genai.register_with_unit(
-            "time_per_output_token",
-            "Decoding time for each token after the first",
-            Unit::Seconds,
-            self.per_token.clone(),
-        );
-        let r = r.sub_registry_with_prefix("stent");
-        r.register(
-            "requests",
-            "Requests by route and outcome",
-            self.requests.clone(),
-        );
-        r.register_with_unit(
-            "gateway_overhead",
-            "Request time that was not spent waiting for the engine",
-            Unit::Seconds,
-            self.overhead.clone(),
-        );
-        r.register_with_unit(
-            "queue_wait",
-            "From the engine's acceptance of a job until a slot took it",
-            Unit::Seconds,
-            self.queue_wait.clone(),
-        );
-        r.register(
-            "tokens_prefilled",
-            "Prompt tokens that were computed",
-            self.prefilled.clone(),
-        );
-        r.register(
-            "tokens_reused",
-            "Prompt tokens found in the KV cache",
-            self.reused.clone(),
-        );
-        r.register(
-            "tokens_generated",
-            "Tokens drawn for answers",
-            self.generated.clone(),
-        );
-        r.register(
-            "cache",
-            "Lookups of the answer cache by their result",
-            self.cache.clone(),
-        );
-        r.register_with_unit(
-            "policy_call_duration",
-            "One call of a policy's hook",
-            Unit::Seconds,
-            self.policy_duration.clone(),
-        );
-        r.register(
-            "policy_faults",
-            "Faults of live policies by their kind",
-            self.policy_faults.clone(),
-        );
-        r.register(
-            "policy_remembered",
-            "Earlier decisions of policies that took a call's place",
-            self.policy_remembered.clone(),
-        );
-        r.register(
-            "filter_stops",
-            "Answers that an output filter ended, by its own word for it",
-            self.filter_stops.clone(),
-        );
-        r.register(
-            "policy_shadow_answers",
-            "Answers of shadows beside those of the live policies",
-            self.shadows.clone(),
-        );
-        r.register(
-            "policy_reloads",
-            "Reloads of the policies folder by their result, the stage that failed, and hook",
-            self.reloads.clone(),
-        );
-        r.register(
-            "prefix_breaks",
-            "Next prompts that do not go on from the last one, by the digest of the policy that moved their beginning",
-            self.prefix_breaks.clone(),
-        );
-        self.registry
-            .register_collector(Box::new(Arc::clone(&self.readers)));
-    }
-
     /// Records a request's end; once per request.
     pub fn request_finished(&self, request: &Finished<'_>) {
         let trace = || request.trace_id.map(TraceLabel::new);
         let observe = |histogram: HistogramWithExemplars<TraceLabel>, value: Duration| {
             histogram.observe(value.as_secs_f64(), trace(), None);
         };
-        let genai = GenAi::new(&self.model, request.outcome);
+        let genai = GenAi::new((self.provider, &self.model), request.outcome);
         observe(self.duration.get_or_create_owned(&genai), request.elapsed);
         if let Some(ttft) = request.ttft {
             observe(self.first_token.get_or_create_owned(&genai), ttft);
@@ -271,6 +181,20 @@ impl Metrics {
             .inc();
     }
 
+    /// A use of the session store; `operation`: `load` or `append`; `result`: `ok`, `local` where this
+    /// host alone remembers, `anew` or `forgotten`, or the kind of error.
+    pub fn session(&self, operation: &'static str, result: &'static str) {
+        let labels = SessionLabels { operation, result };
+        self.sessions.get_or_create_owned(&labels).inc();
+    }
+
+    /// A use of the server that hosts share answers and runs on; `operation`: `lookup` or `store` of an
+    /// answer, `board`, `lead` or `follow` of a run; `result`: what came of it, or the kind of error.
+    pub fn shared(&self, operation: &'static str, result: &'static str) {
+        let labels = SessionLabels { operation, result };
+        self.shared.get_or_create_owned(&labels).inc();
+    }
+
     /// One policy call of a request, whatever came of it.
     pub fn policy_call(&self, hook: &'static str, name: &str, took: Duration) {
         let policy = self.policies.label(name);
@@ -282,6 +206,13 @@ impl Metrics {
     /// A policy's earlier decision took a call's place.
     pub fn policy_remembered(&self, hook: &'static str) {
         self.policy_remembered
+            .get_or_create_owned(&HookLabel { hook })
+            .inc();
+    }
+
+    /// A call of a live policy found no warm instance.
+    pub fn policy_cold(&self, hook: &'static str) {
+        self.policy_cold
             .get_or_create_owned(&HookLabel { hook })
             .inc();
     }

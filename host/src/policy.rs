@@ -25,11 +25,12 @@
 //!
 //! Only the modules under `policy/` know wasmtime.
 
+pub use audit::Change;
 pub use bindings::v0_1::VERSION;
 pub use cases::{CaseOutcome, CaseReport};
 pub use compile::compile_child_main;
 pub use fault::{Denied, RunError};
-pub use history::{Change, Entry};
+pub use history::Entry;
 pub use measure::{Figures, Speed, Unmeasured};
 pub use neutral::neutralise;
 pub use policies::{Policies, PolicyError, Surroundings};
@@ -56,6 +57,7 @@ mod call;
 mod fault;
 mod native;
 mod neutral;
+mod quoting;
 mod recording;
 mod remembered;
 
@@ -68,6 +70,7 @@ mod runtime;
 mod bindings;
 mod bundled;
 
+mod audit;
 mod breaker;
 mod cases;
 mod checks;
@@ -82,6 +85,7 @@ mod signature;
 mod stage;
 mod told;
 mod upload;
+mod words;
 
 mod measure;
 mod replay;

@@ -5,6 +5,7 @@
 //! costs a request at most one timeout, and most requests nothing.
 
 mod address;
+mod look;
 mod probe;
 
 use std::fmt;
@@ -13,14 +14,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::redis::Client;
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
+use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use arc_swap::ArcSwap;
 
-pub use ::redis::aio::ConnectionLike;
+pub use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 pub use ::redis::{
-    AsyncCommands, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, Value, cmd, pipe,
+    AsyncCommands, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Script, ScriptInvocation,
+    Value, cmd, pipe,
 };
 pub use address::{Address, EXAMPLE};
+pub use look::look;
 
 /// How long anybody waits for Redis unless told otherwise.
 pub const TIMEOUT: Duration = Duration::from_millis(50);
@@ -248,6 +251,11 @@ impl Redis {
     pub fn failures(&self) -> (u64, u64) {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (read(&self.shared.failures), read(&self.shared.refused))
+    }
+
+    /// How long one use may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub fn address(&self) -> &Address {

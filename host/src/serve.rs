@@ -1,11 +1,12 @@
 //! Puts the stages together, serves until a signal, and takes them apart in order.
 
+mod files;
 mod limit;
 mod manager;
 pub mod reload;
+mod signals;
 mod sockets;
 
-use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,16 +25,18 @@ use stent::policy::{
     CallFacts, FaultFacts, Hook, Observer, Policies, ReloadFacts, ShadowFacts, StopFacts,
     Surroundings,
 };
+use stent::relay::Relay;
+use stent::seal::Keys;
 use stent::session::Sessions;
 use stent::starts::Starts;
 use stent::trace::Logging;
 use stent::{http, trace};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use reload::{Reach, Reloader, Source};
-use sockets::{Inherited, Spare};
+use signals::{Signals, reopen_at_usr1, told};
+use sockets::Inherited;
 
 /// Why it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,16 +78,25 @@ async fn run(
     (tracing, logging): (&trace::Guard, Logging),
 ) -> anyhow::Result<u8> {
     reopen_at_usr1(&logging)?;
+    let mut signals = Signals::await_them()?;
     // What is wrong with the files is told before anybody can connect, and the ports come before
     // the model: a second server should fail before it loads one.
     engine::check(&config.engine)?;
     let server = &config.server;
-    let certificates = server.certificates()?;
+    files::allow(server.max_connections);
+    let certificates = (server.certificates()?, server.admin_certificates()?);
     let replaces = inherited.replaces;
     let sockets = inherited.open(server)?;
     let spare = sockets.spare()?;
     let (public, admin) = (sockets.public, sockets.admin);
     let (public_address, admin_address) = (public.local_addr()?, admin.local_addr()?);
+    // A socket that was passed may be another one than the configuration speaks of.
+    http::Settings {
+        listen: public_address,
+        admin: admin_address,
+        ..server.clone()
+    }
+    .check()?;
 
     let started = Instant::now();
     let (starts, written) = Starts::record(&config.data.dir, replaces);
@@ -93,12 +105,21 @@ async fn run(
         tracing::warn!(%error, "restarts cannot be counted: {folder} cannot be written");
     }
     let starts = Arc::new(starts);
+    let sessions = {
+        let (settings, data) = (config.sessions.clone(), config.data.dir.clone());
+        // The file may have to be repaired after a crash.
+        tokio::task::spawn_blocking(move || Sessions::open(&settings, &data)).await??
+    };
     let engine = {
         let (settings, data) = (config.engine.clone(), config.data.dir.clone());
         // Loading blocks for as long as the disk takes.
         tokio::task::spawn_blocking(move || engine::start(&settings, &data)).await??
     };
-    let metrics = Arc::new(Metrics::new(&engine.model().name));
+    let cache = Keys::found()
+        .map_err(|error| error.to_string())
+        .and_then(|keys| Cache::open(&config.cache, keys))
+        .map_err(anyhow::Error::msg)?;
+    let metrics = Arc::new(Metrics::new(engine.provider(), &engine.model().name));
     let policies = {
         let around = Surroundings {
             tokenizer: engine.tokenizer(),
@@ -109,43 +130,51 @@ async fn run(
         let settings = config.policies.clone();
         tokio::task::spawn_blocking(move || Policies::start(settings, around)).await??
     };
-    let gateway = Arc::new(gateway(&config, engine, policies, metrics));
-    read_at_scrape(&gateway, tracing, Arc::clone(&starts));
+    let gateway = Arc::new(gateway(
+        &config,
+        engine,
+        (policies, metrics),
+        (sessions, cache),
+    ));
+    let most = usize::try_from(server.max_connections).unwrap_or(usize::MAX);
+    let rooms = [http::Room::new(most), http::Room::new(most)];
+    read_at_scrape(&gateway, tracing, Arc::clone(&starts), rooms.clone());
 
     let app = Arc::new(App {
         gateway: Arc::clone(&gateway),
-        access: Access::new(
+        access: ArcSwap::from_pointee(Access::new(
             &server.keys,
             server.limits,
             &server.tenants,
             &server.admin_token,
-        ),
+        )),
+        live: ArcSwap::from_pointee(reload::live_doors(&config)),
         replays: api::Replays::new(api::ReplayLimits {
             window: server.resume,
             time: server.replay,
             bytes: usize::try_from(server.replay_bytes).unwrap_or(usize::MAX),
         }),
-        bodies: api::BodyLimits {
-            bytes: usize::try_from(server.max_body).unwrap_or(usize::MAX),
-            key: "server.max_body",
-            time: server.body_timeout,
-        },
         upload_bytes: usize::try_from(config.policies.limits.file_bytes).unwrap_or(usize::MAX),
         page: server.page,
-        heartbeat: server.heartbeat,
-        traceparent: config.telemetry.traceparent,
         trace_url: config.telemetry.trace_url.clone(),
         traces: tracing.ring(),
         started,
         starts: Arc::clone(&starts),
         logging,
+        config: ArcSwap::from_pointee(api::Configured {
+            config: config.shown(),
+            next_start: Vec::new(),
+        }),
         draining: AtomicBool::new(false),
         leaving: AtomicBool::new(false),
     });
-    let routes = http::cors(api::router(Arc::clone(&app)), &server.cors_origins)?;
+    let pages = http::Pages::new(api::router(Arc::clone(&app)), &server.cors_origins)?;
+    let [room, admin_room] = rooms;
+    let (certificate, admin_certificate) = certificates;
+    let admin_routes = api::admin_routes(Arc::clone(&app));
     let doors = Doors {
-        public: http::Door::open(public, routes, server, certificates),
-        admin: http::Door::open(admin, api::admin(Arc::clone(&app)), server, None),
+        public: http::Door::open(public, pages.router(), server, (certificate, room)),
+        admin: http::Door::open(admin, admin_routes, server, (admin_certificate, admin_room)),
     };
     tracing::info!(
         model = gateway.engine.model().name,
@@ -160,7 +189,9 @@ async fn run(
     }
 
     let reach = Reach {
-        gateway: Arc::clone(&gateway),
+        app: Arc::clone(&app),
+        pages,
+        admin: admin_address,
         max_rss: Arc::new(AtomicU64::new(server.max_rss)),
         drain_ms: Arc::new(AtomicU64::new(ms(server.drain))),
     };
@@ -170,7 +201,7 @@ async fn run(
         let watchdog = manager::watchdog(Arc::clone(&gateway.engine));
         let mut reloader = Reloader::new(source, reach, &config);
         tokio::select! {
-            reason = told(&spare, &mut reloader) => reason?,
+            reason = told(&mut signals, &spare, &mut reloader) => reason?,
             () = limit => End::Memory,
             () = watchdog => End::Stopped,
         }
@@ -188,54 +219,11 @@ async fn run(
     if let Err(error) = starts.end() {
         tracing::warn!(%error, "this end will count as a crash: it cannot be written down");
     }
+    gateway.sessions.close().await;
     Ok(match reason {
         End::Memory => START_AGAIN,
         _ => 0,
     })
-}
-
-/// Serves signals and changes of the configuration until it is time to end, and says why.
-async fn told(spare: &Spare, reloader: &mut Reloader) -> anyhow::Result<End> {
-    // SIGTERM from a service manager, SIGINT from a terminal.
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    // The next process is ready; a change of the configuration; a change of the program.
-    let (mut quit, mut hangup, mut upgrade) = (
-        signal(SignalKind::quit())?,
-        signal(SignalKind::hangup())?,
-        signal(SignalKind::user_defined2())?,
-    );
-    let mut next: Option<Child> = None;
-    let mut look = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        tokio::select! {
-            _ = term.recv() => return Ok(End::Stopped),
-            _ = int.recv() => return Ok(End::Stopped),
-            _ = quit.recv() => return Ok(End::Upgraded),
-            _ = hangup.recv() => reloader.reload("SIGHUP").await,
-            () = reloader.changed() => reloader.reload("the file changed").await,
-            _ = upgrade.recv() => match (&next, spare.start_next()) {
-                (Some(child), _) => tracing::warn!(pid = child.id(), "an upgrade is under way"),
-                (None, Ok(child)) => {
-                    tracing::info!(pid = child.id(), "the next process starts");
-                    next = Some(child);
-                }
-                (None, Err(error)) => tracing::error!(
-                    error = format!("{error:#}"),
-                    "the next process cannot be started; this one goes on"
-                ),
-            },
-            _ = look.tick(), if next.is_some() => {
-                let ended = next.as_mut().and_then(|child| child.try_wait().ok().flatten());
-                if let Some(status) = ended {
-                    tracing::error!(%status, "the next process ended early; this one goes on");
-                    next = None;
-                }
-            }
-        }
-    }
 }
 
 struct Doors {
@@ -273,6 +261,7 @@ impl Doors {
     async fn hand_over(&self, app: &App, drain: Duration) {
         tracing::info!("another process takes over: who is connected here is still served");
         app.leaving.store(true, Ordering::Relaxed);
+        app.gateway.policies.stand_down();
         self.public.leave();
         self.admin.leave();
         let _ = tokio::time::timeout(drain, self.public.empty()).await;
@@ -291,15 +280,17 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 fn gateway(
     config: &Config,
     engine: Arc<dyn Engine>,
-    policies: Arc<Policies>,
-    metrics: Arc<Metrics>,
+    (policies, metrics): (Arc<Policies>, Arc<Metrics>),
+    (sessions, cache): (Sessions, Cache),
 ) -> Gateway {
+    let shared = cache.shared();
+    let relay = shared.map(|(redis, keys)| Relay::new(redis.clone(), keys.clone()));
     Gateway {
         policies,
-        sessions: Sessions::new(&config.sessions),
-        cache: Cache::new(&config.cache),
+        sessions,
+        cache,
         admission: Admission::new(config.engine.slots as usize, config.engine.queue as usize),
-        flights: Flights::default(),
+        flights: Flights::new(relay),
         engine,
         metrics,
         live: ArcSwap::from_pointee(reload::live(config)),
@@ -308,25 +299,13 @@ fn gateway(
     }
 }
 
-/// SIGUSR1 from whoever rotates the log. It is taken even where there is no file: by default it would
-/// end the process.
-fn reopen_at_usr1(logging: &Logging) -> std::io::Result<()> {
-    let mut usr1 = signal(SignalKind::user_defined1())?;
-    let logging = logging.clone();
-    // Lives as long as the runtime.
-    tokio::spawn(async move {
-        while usr1.recv().await.is_some() {
-            match logging.reopen() {
-                Ok(()) => tracing::info!("SIGUSR1: the log is open again"),
-                Err(error) => tracing::error!(%error, "SIGUSR1: lines go on into the old file"),
-            }
-        }
-    });
-    Ok(())
-}
-
 /// Gauges are read when somebody looks.
-fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard, starts: Arc<Starts>) {
+fn read_at_scrape(
+    gateway: &Arc<Gateway>,
+    tracing: &trace::Guard,
+    starts: Arc<Starts>,
+    rooms: [Arc<http::Room>; 2],
+) {
     let (counts, weak) = (tracing.counts(), Arc::downgrade(gateway));
     gateway.metrics.on_scrape(move |readings| {
         let Some(gateway) = weak.upgrade() else {
@@ -344,13 +323,18 @@ fn read_at_scrape(gateway: &Arc<Gateway>, tracing: &trace::Guard, starts: Arc<St
         }
         readings.kv_cells_used = Some(status.kv_cells_used);
         readings.kv_cells = Some(status.kv_cells);
-        readings.sessions = usize::try_from(gateway.sessions.count()).ok();
+        readings.sessions = gateway
+            .sessions
+            .count()
+            .and_then(|n| usize::try_from(n).ok());
         readings.cache_entries = Some(gateway.cache.entries());
         readings.cache_bytes = Some(gateway.cache.bytes());
         readings.policy_generation = Some(gateway.policies.generation());
         readings.policy_generations_live = Some(gateway.policies.live_generations());
         readings.policy_alarms = Some(gateway.policies.alarms().len());
         readings.restarts = Some(starts.restarts().day);
+        readings.connections = Some(rooms.iter().map(|room| room.open()).sum());
+        readings.connections_refused = Some(rooms.iter().map(|room| room.refused()).sum());
         readings.spans_ended = Some(counts.ended());
         readings.spans_dropped = Some(counts.dropped());
     });
@@ -370,6 +354,10 @@ impl Observer for Watching {
 
     fn remembered(&self, hook: Hook) {
         self.0.policy_remembered(hook.as_str());
+    }
+
+    fn cold(&self, hook: Hook) {
+        self.0.policy_cold(hook.as_str());
     }
 
     fn faulted(&self, fault: &FaultFacts<'_>) {

@@ -1,240 +1,257 @@
-//! What was said before: each session's history, keyed by tenant and session.
+//! What was said before: each session's history, keyed by tenant and session, in the store that
+//! the configuration names, with one writer at a time.
 
-use std::sync::{Arc, Mutex};
+pub mod backup;
+mod error;
+mod fallback;
+mod format;
+mod line;
+mod memory;
+mod record;
+mod redb;
+mod redis;
+mod settings;
+mod store;
+
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use moka::sync::Cache;
-use serde::{Deserialize, Serialize};
+pub use self::redb::FILE;
+pub use crate::seal::{KEYS_VARIABLE, Keys};
+pub use error::SessionError;
+pub use record::{Exchange, Record, Session};
+pub use settings::{OnBusy, OnFailure, Settings, Where};
+pub use store::Store;
 
-use crate::types::{Message, SessionKey, Token, units};
+use crate::types::SessionKey;
+use line::{Line, Ticket};
+use store::{Addition, Begun, Lease, Stored};
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    pub store: Store,
-    /// A session that is not used for so long is forgotten.
-    #[serde(with = "units::duration")]
-    pub ttl: Duration,
-    /// Bytes that all histories together may take; the least recently used go first.
-    #[serde(with = "units::bytes")]
-    pub max_bytes: u64,
-    /// Exchanges that one session remembers; the oldest go first.
-    pub max_exchanges: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Store {
-    /// In this process; gone with it.
-    Memory,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            store: Store::Memory,
-            ttl: Duration::from_secs(24 * 3600),
-            max_bytes: 256 << 20,
-            max_exchanges: 200,
-        }
-    }
-}
-
-/// The store counts time in a way that ends; nobody waits longer than this.
-const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-impl Settings {
-    /// One sentence for the first value that cannot work.
-    ///
-    /// # Errors
-    /// A sentence that names key, value and what would be right.
-    pub fn check(&self) -> Result<(), String> {
-        if self.ttl.is_zero() || self.ttl > MAX_TTL {
-            return Err(format!(
-                "sessions.ttl: {}, expected more than 0s and at most 100 years",
-                humantime::format_duration(self.ttl)
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// A session's history as one request sees it.
-#[derive(Clone, Debug, Default)]
-pub struct Session {
-    /// Oldest first.
-    pub messages: Vec<Message>,
-    /// The first message that trimming kept the last time.
-    pub anchor: Option<u64>,
-    next_id: u64,
-    next_exchange: u32,
-}
-
-/// A question and its answer, as they go into the history: both or neither.
-pub struct Exchange {
-    pub question: Message,
-    pub answer: Message,
-    pub anchor: Option<u64>,
-}
-
-impl Session {
-    /// Id and exchange number for the next message.
-    pub fn next(&self) -> (u64, u32) {
-        (self.next_id, self.next_exchange)
-    }
-
-    /// Ids are given here, under the session's lock: of two requests at once, the one that ends
-    /// last comes last, and no id is used twice.
-    fn append(&mut self, exchange: Exchange, max_exchanges: u32) {
-        for mut message in [exchange.question, exchange.answer] {
-            message.id = self.next_id;
-            message.exchange = self.next_exchange;
-            self.next_id += 1;
-            self.messages.push(message);
-        }
-        self.next_exchange += 1;
-        self.anchor = exchange.anchor;
-        let oldest = self.next_exchange.saturating_sub(max_exchanges);
-        self.messages.retain(|message| message.exchange >= oldest);
-    }
-
-    fn bytes(&self) -> usize {
-        const PER_MESSAGE: usize = size_of::<Message>() + 64;
-        self.messages
-            .iter()
-            .map(|m| m.text.len() + m.tokens.len() * size_of::<Token>() + PER_MESSAGE)
-            .sum()
-    }
-}
-
-type Shared = Arc<Mutex<Session>>;
-
-/// All sessions of this process.
+/// All sessions, wherever they are.
 pub struct Sessions {
-    held: Cache<SessionKey, Shared>,
-    max_exchanges: u32,
+    store: Arc<dyn Store>,
+    line: Line,
+    settings: Settings,
+}
+
+/// The right to add one exchange to a session. While it is held nobody else writes there, on any
+/// host that shares the store; dropping it gives the right back.
+pub struct Writer {
+    key: SessionKey,
+    /// Number of the exchange that it may add.
+    next: u32,
+    /// The last exchange has that number, and makes room.
+    replaces: bool,
+    store: Arc<dyn Store>,
+    /// Dropped before the ticket: the next one here may take the lease as soon as it has its turn.
+    lease: Option<Lease>,
+    ticket: Ticket,
+}
+
+/// A session as a request finds it.
+pub struct Opened {
+    pub session: Session,
+    pub writer: Writer,
+    /// Which store it came from: the configured one's name, or `local` while that is in trouble.
+    pub place: &'static str,
+}
+
+/// Where an exchange went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub place: &'static str,
+    /// `ok`; `anew` where the session was gone from the store; `forgotten` where somebody asked
+    /// for that meanwhile, and nothing was kept.
+    pub result: &'static str,
 }
 
 impl Sessions {
-    pub fn new(settings: &Settings) -> Self {
-        let weigh = |key: &SessionKey, session: &Shared| {
-            let bytes = key.session.as_str().len() + locked(session, |s| s.bytes()) + 256;
-            u32::try_from(bytes).unwrap_or(u32::MAX)
+    /// Opens the store; `data` is the folder for one that keeps a file. Must be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// A sentence that names the key, the file or the variable that is wrong.
+    pub fn open(settings: &Settings, data: &Path) -> Result<Self, SessionError> {
+        let keys = Keys::of_sessions(settings.encrypt)?;
+        let store: Arc<dyn Store> = match &settings.store {
+            Where::Memory => Arc::new(memory::Memory::new(settings)),
+            Where::Redb => Arc::new(redb::Redb::open(settings, data, keys)?),
+            Where::Redis(address) => {
+                let redis = redis::Shared::open(settings, address, keys)?;
+                match settings.on_store_failure {
+                    OnFailure::Refuse => Arc::new(redis),
+                    OnFailure::Local => fallback::Fallback::over(redis, settings),
+                }
+            }
         };
-        Self {
-            held: Cache::builder()
-                .max_capacity(settings.max_bytes)
-                .weigher(weigh)
-                .time_to_idle(settings.ttl)
-                .build(),
-            max_exchanges: settings.max_exchanges,
+        Ok(Self {
+            store,
+            line: Line::default(),
+            settings: settings.clone(),
+        })
+    }
+
+    /// The session's history and the right to add to it. Where another request has that right,
+    /// this waits or refuses, as `sessions.on_busy` says.
+    ///
+    /// # Errors
+    /// [`SessionError::Busy`], or what is wrong with the store.
+    pub async fn open_for(&self, key: SessionKey) -> Result<Opened, SessionError> {
+        let patience = match self.settings.on_busy {
+            OnBusy::Wait => self.settings.busy_timeout,
+            OnBusy::Refuse => Duration::ZERO,
+        };
+        let start = tokio::time::Instant::now();
+        let ticket = self.line.wait(&key, patience).await?;
+        let Begun {
+            records,
+            lease,
+            place,
+        } = self.begin(&key, start + patience, patience).await?;
+        let session = Session::of(&records);
+        let writer = Writer {
+            next: session.next().1,
+            replaces: false,
+            key,
+            lease: Some(lease),
+            store: Arc::clone(&self.store),
+            ticket,
+        };
+        Ok(Opened {
+            session,
+            writer,
+            place,
+        })
+    }
+
+    /// Asks the store until no other host writes.
+    async fn begin(
+        &self,
+        key: &SessionKey,
+        until: tokio::time::Instant,
+        patience: Duration,
+    ) -> Result<Begun, SessionError> {
+        loop {
+            if let Some(begun) = self.store.begin(key).await? {
+                return Ok(begun);
+            }
+            let pause = Duration::from_millis(fastrand::u64(10..40));
+            if tokio::time::Instant::now() + pause >= until {
+                return Err(SessionError::Busy { waited: patience });
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// The session's history; empty where nothing was said yet.
-    pub async fn load(&self, key: &SessionKey) -> Session {
-        self.held
-            .get(key)
-            .map(|session| locked(&session, |s| s.clone()))
-            .unwrap_or_default()
+    /// The history as it is stored; empty where nothing was said yet.
+    ///
+    /// # Errors
+    /// What is wrong with the store.
+    pub async fn load(&self, key: &SessionKey) -> Result<Session, SessionError> {
+        Ok(Session::of(&self.store.load(key).await?))
     }
 
-    /// Adds a finished exchange.
-    pub async fn append(&self, key: &SessionKey, exchange: Exchange) {
-        let session = self.held.get_with(key.clone(), Shared::default);
-        locked(&session, |s| s.append(exchange, self.max_exchanges));
-        // Put back, so that its new weight counts.
-        self.held.insert(key.clone(), session);
+    /// Adds a finished exchange, or puts it in the last one's place, and gives the right to write back. When this returns, the exchange
+    /// is where the store promises it to be.
+    ///
+    /// # Errors
+    /// What is wrong with the store, or [`SessionError::Taken`]; the exchange does not count as
+    /// kept then.
+    pub async fn append(&self, writer: Writer, exchange: Exchange) -> Result<Kept, SessionError> {
+        // A request that is given up meanwhile must not give the right to write back before its
+        // exchange is where it belongs.
+        let done = tokio::spawn(writer.add(exchange)).await;
+        done.unwrap_or_else(|error| {
+            Err(SessionError::Store {
+                kind: "stopped",
+                why: error.to_string(),
+            })
+        })
     }
 
-    /// Forgets the session; tells whether there was one.
-    pub async fn forget(&self, key: &SessionKey) -> bool {
-        self.held.remove(key).is_some()
+    /// Forgets the session; tells whether there was one. An answer that is being written for it
+    /// goes on and is not remembered.
+    ///
+    /// # Errors
+    /// What is wrong with the store; the session may still be there.
+    pub async fn forget(&self, key: &SessionKey) -> Result<bool, SessionError> {
+        self.line.forget(key);
+        self.store.forget(key).await
     }
 
-    /// How many sessions are held (moka's estimate).
-    pub fn count(&self) -> u64 {
-        self.held.entry_count()
+    /// How many sessions are held, as far as the store knows without looking.
+    pub fn count(&self) -> Option<u64> {
+        self.store.count()
+    }
+
+    /// `sessions.store` in a word.
+    pub fn store_name(&self) -> &'static str {
+        self.store.name()
+    }
+
+    /// Standing trouble of the store, and whether requests are refused for it.
+    pub fn trouble(&self) -> Option<(String, bool)> {
+        let refuses = self.settings.on_store_failure == OnFailure::Refuse;
+        self.store.trouble().map(|trouble| (trouble, refuses))
+    }
+
+    /// Ends what runs beside requests and closes files.
+    pub async fn close(&self) {
+        self.store.close().await;
     }
 }
 
-/// A poisoned lock is taken all the same: an append is all or nothing, so the data is whole.
-fn locked<T>(session: &Shared, f: impl FnOnce(&mut Session) -> T) -> T {
-    f(&mut session
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner))
+impl Writer {
+    /// From here on the exchange takes the place of the session's last one, which stays until then:
+    /// the session as it was before that. `None` where there is none.
+    pub fn replace_last(&mut self, session: &Session) -> Option<Session> {
+        let before = session.without_last()?;
+        (self.next, self.replaces) = (before.next().1, true);
+        Some(before)
+    }
+
+    async fn add(mut self, exchange: Exchange) -> Result<Kept, SessionError> {
+        let forgotten = |place| Kept {
+            place,
+            result: "forgotten",
+        };
+        let Some(lease) = self.lease.take() else {
+            return Ok(forgotten(self.store.name()));
+        };
+        if self.ticket.forgotten() {
+            self.store.release(&self.key, lease).await;
+            return Ok(forgotten(self.store.name()));
+        }
+        let addition = Addition {
+            record: Arc::new(exchange.into_record(self.next)),
+            replaces: self.replaces,
+        };
+        let (stored, place) = self.store.append(&self.key, lease, addition).await?;
+        let result = match stored {
+            Stored::Taken => return Err(SessionError::Taken),
+            Stored::Forgotten => return Ok(forgotten(place)),
+            // Somebody asked for that while it was written.
+            _ if self.ticket.forgotten() => {
+                self.store.forget(&self.key).await?;
+                return Ok(forgotten(place));
+            }
+            Stored::Kept => "ok",
+            Stored::Anew => "anew",
+        };
+        Ok(Kept { place, result })
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Role, SessionId, TenantId};
-
-    fn message(role: Role, text: &str) -> Message {
-        Message {
-            id: 0,
-            role,
-            text: text.into(),
-            tokens: Arc::from([1, 2]),
-            pinned: false,
-            exchange: 0,
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let Some(lease) = self.lease.take().filter(Lease::is_shared) else {
+            return;
+        };
+        let (store, key) = (Arc::clone(&self.store), self.key.clone());
+        // Without a runtime the process ends, and the lease runs out by itself.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { store.release(&key, lease).await });
         }
-    }
-
-    fn exchange(text: &str) -> Exchange {
-        Exchange {
-            question: message(Role::User, text),
-            answer: message(Role::Assistant, "yes"),
-            anchor: None,
-        }
-    }
-
-    fn key(tenant: &str, session: &str) -> SessionKey {
-        SessionKey {
-            tenant: TenantId::new(tenant),
-            session: SessionId::parse(session).unwrap(),
-        }
-    }
-
-    #[tokio::test]
-    async fn exchanges_come_back_in_order_with_rising_ids() {
-        let sessions = Sessions::new(&Settings::default());
-        let key = key("t", "s");
-        sessions.append(&key, exchange("one")).await;
-        sessions.append(&key, exchange("two")).await;
-        let session = sessions.load(&key).await;
-        let ids: Vec<_> = session
-            .messages
-            .iter()
-            .map(|m| (m.id, m.exchange))
-            .collect();
-        assert_eq!(ids, [(0, 0), (1, 0), (2, 1), (3, 1)]);
-        assert_eq!(session.next(), (4, 2));
-    }
-
-    #[tokio::test]
-    async fn neither_another_tenant_nor_another_session_sees_it() {
-        let sessions = Sessions::new(&Settings::default());
-        sessions.append(&key("a", "s"), exchange("secret")).await;
-        assert!(sessions.load(&key("b", "s")).await.messages.is_empty());
-        assert!(sessions.load(&key("a", "t")).await.messages.is_empty());
-        assert!(!sessions.forget(&key("b", "s")).await);
-        assert!(sessions.forget(&key("a", "s")).await);
-        assert!(sessions.load(&key("a", "s")).await.messages.is_empty());
-    }
-
-    #[tokio::test]
-    async fn the_oldest_exchange_goes_when_there_are_too_many() {
-        let sessions = Sessions::new(&Settings {
-            max_exchanges: 2,
-            ..Settings::default()
-        });
-        let key = key("t", "s");
-        for text in ["one", "two", "three"] {
-            sessions.append(&key, exchange(text)).await;
-        }
-        let session = sessions.load(&key).await;
-        assert_eq!(session.messages.len(), 4);
-        assert_eq!(&*session.messages[0].text, "two");
     }
 }

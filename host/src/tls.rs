@@ -1,4 +1,4 @@
-//! TLS: the process's one crypto provider, and the certificate of the public address.
+//! TLS: the process's one crypto provider, and the certificates of the two addresses.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,12 +33,31 @@ pub enum TlsError {
         problem: String,
         expected: &'static str,
     },
-    #[error("server.tls_cert and server.tls_key do not belong together: {0}")]
-    Pair(#[from] rustls::Error),
+    #[error("{} and {} do not belong together: {source}", named.cert, named.key)]
+    Pair { named: Named, source: rustls::Error },
+}
+
+/// The keys of the configuration that name a certificate's two files.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    pub cert: &'static str,
+    pub key: &'static str,
+}
+
+impl Named {
+    pub const PUBLIC: Self = Self {
+        cert: "server.tls_cert",
+        key: "server.tls_key",
+    };
+    pub const ADMIN: Self = Self {
+        cert: "server.admin_tls_cert",
+        key: "server.admin_tls_key",
+    };
 }
 
 /// A certificate and its key, read again when their files change.
 pub struct Certificates {
+    named: Named,
     cert: PathBuf,
     key: PathBuf,
     current: ArcSwap<ServerConfig>,
@@ -60,10 +79,11 @@ const LOOK: Duration = Duration::from_secs(1);
 impl Certificates {
     /// # Errors
     /// [`TlsError`] that names the key and the file.
-    pub fn load(cert: &Path, key: &Path) -> Result<Self, TlsError> {
-        let files = read(cert, key)?;
-        let config = config(cert, key, &files)?;
+    pub fn load(named: Named, cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let files = read(named, cert, key)?;
+        let config = config(named, (cert, key), &files)?;
         Ok(Self {
+            named,
             cert: cert.to_owned(),
             key: key.to_owned(),
             current: ArcSwap::from_pointee(config),
@@ -82,7 +102,10 @@ impl Certificates {
             tokio::time::sleep(LOOK).await;
             match self.renew() {
                 Ok(false) => {}
-                Ok(true) => tracing::info!("new connections get the new certificate"),
+                Ok(true) => tracing::info!(
+                    key = self.named.cert,
+                    "new connections get the new certificate"
+                ),
                 Err(error) => {
                     tracing::warn!(%error, "the certificate stays as it is");
                 }
@@ -93,21 +116,21 @@ impl Certificates {
     /// Takes over what the files hold now; true where they had changed. What fails is told once:
     /// the next look compares with it.
     fn renew(&self) -> Result<bool, TlsError> {
-        let Ok(files) = read(&self.cert, &self.key) else {
+        let Ok(files) = read(self.named, &self.cert, &self.key) else {
             // Between the removal of the old file and the coming of the new one.
             return Ok(false);
         };
         if *self.seen.load_full() == files {
             return Ok(false);
         }
-        let config = config(&self.cert, &self.key, &files);
+        let config = config(self.named, (&self.cert, &self.key), &files);
         self.seen.store(Arc::new(files));
         self.current.store(Arc::new(config?));
         Ok(true)
     }
 }
 
-fn read(cert: &Path, key: &Path) -> Result<Files, TlsError> {
+fn read(named: Named, cert: &Path, key: &Path) -> Result<Files, TlsError> {
     let bytes = |name, path: &Path| {
         std::fs::read(path).map_err(|source| TlsError::Read {
             key: name,
@@ -116,12 +139,16 @@ fn read(cert: &Path, key: &Path) -> Result<Files, TlsError> {
         })
     };
     Ok(Files {
-        cert: bytes("server.tls_cert", cert)?,
-        key: bytes("server.tls_key", key)?,
+        cert: bytes(named.cert, cert)?,
+        key: bytes(named.key, key)?,
     })
 }
 
-fn config(cert: &Path, key: &Path, files: &Files) -> Result<ServerConfig, TlsError> {
+fn config(
+    named: Named,
+    (cert, key): (&Path, &Path),
+    files: &Files,
+) -> Result<ServerConfig, TlsError> {
     let wrong = |name, path: &Path, expected| {
         let path = path.to_owned();
         move |error: pem::Error| TlsError::Pem {
@@ -140,15 +167,16 @@ fn config(cert: &Path, key: &Path, files: &Files) -> Result<ServerConfig, TlsErr
         true => Err(pem::Error::NoItemsFound),
         false => Ok(chain),
     });
-    let chain = chain.map_err(wrong("server.tls_cert", cert, "certificates in PEM form"))?;
+    let chain = chain.map_err(wrong(named.cert, cert, "certificates in PEM form"))?;
     let secret = PrivateKeyDer::from_pem_slice(&files.key).map_err(wrong(
-        "server.tls_key",
+        named.key,
         key,
         "a private key in PEM form",
     ))?;
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(chain, secret)?;
+        .with_single_cert(chain, secret)
+        .map_err(|source| TlsError::Pair { named, source })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -10,11 +10,13 @@ mod log;
 mod logging;
 mod otlp;
 mod outcome;
+mod panics;
 mod propagate;
 pub mod ring;
 pub mod semconv;
 pub mod spans;
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,16 +41,19 @@ pub use propagate::{context, trace_id, traceresponse};
 pub use ring::Ring;
 pub use spans::Held;
 
+use crate::types::wording;
+
 /// Overrides [`LogSettings::filter`].
 pub const LOG_VARIABLE: &str = "STENT_LOG";
 /// How long the last spans may take to leave.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// `[telemetry]`
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Address of an OTLP collector, `http://127.0.0.1:4317`. Empty: nothing is exported.
+    #[serde(serialize_with = "wording::hide_login")]
     pub otlp: String,
     pub protocol: Protocol,
     /// Exports what people ask and what the model answers. Off, neither leaves the process.
@@ -60,6 +65,7 @@ pub struct Settings {
     pub traceparent: bool,
     /// Where a trace is looked at, `http://localhost:16686/trace/{trace_id}`: the pages link there.
     /// Empty: they show the id.
+    #[serde(serialize_with = "wording::hide_login")]
     pub trace_url: String,
 }
 
@@ -144,6 +150,8 @@ pub enum TraceError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    #[error("log.filter: {LOG_VARIABLE} is set and decides")]
+    Overruled,
     #[error("log.file: {}: cannot be opened: {source}", path.display())]
     LogFile { path: PathBuf, source: io::Error },
     #[error("telemetry.otlp: no exporter for {endpoint:?}")]
@@ -163,9 +171,22 @@ pub enum TraceError {
 impl TraceError {
     fn exporter(settings: &Settings, source: opentelemetry_otlp::ExporterBuildError) -> Self {
         Self::Exporter {
-            endpoint: settings.otlp.clone(),
+            endpoint: wording::without_login(&settings.otlp),
             source,
         }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("otlp", &wording::without_login(&self.otlp))
+            .field("protocol", &self.protocol)
+            .field("capture_content", &self.capture_content)
+            .field("sample", &self.sample)
+            .field("traceparent", &self.traceparent)
+            .field("trace_url", &wording::without_login(&self.trace_url))
+            .finish()
     }
 }
 
@@ -201,6 +222,7 @@ pub fn init(settings: &Settings, log: &LogSettings) -> Result<(Guard, Logging), 
         .with(lines)
         .try_init()
         .map_err(|_| TraceError::Twice)?;
+    panics::into_log();
     if settings.capture_content {
         tracing::warn!("telemetry.capture_content is on: questions and answers are exported");
     }

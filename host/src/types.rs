@@ -1,5 +1,6 @@
 //! The vocabulary that the stages share. Stages do not import each other; they meet here.
 
+mod logprob;
 pub mod place;
 pub mod units;
 pub mod wording;
@@ -8,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use logprob::{Likely, Logprob, MOST_TOP};
 
 /// One entry of the model's vocabulary, as llama.cpp numbers it.
 pub type Token = i32;
@@ -142,7 +145,8 @@ pub enum Special {
 pub struct ModelInfo {
     /// `general.name` of the file, or its stem.
     pub name: String,
-    /// sha256 over the file's header and size (not the whole weights: that takes a minute).
+    /// Digest of all that makes it the model it is: the whole file with its weights, or what an
+    /// upstream is asked for. Models that differ do not share answers.
     pub fingerprint: String,
     /// Context of one slot, in tokens.
     pub n_ctx: u32,
@@ -170,6 +174,8 @@ pub struct Sampling {
     pub grammar: Option<Arc<str>>,
     /// Always set: a client's, a derived or a random one.
     pub seed: u64,
+    /// Tell how likely each token was, and so many of the likeliest in its place.
+    pub logprobs: Option<u8>,
 }
 
 /// The right to use the engine: one of `slots + queue`. It lives until the worker confirms that

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use stent::engine;
+use stent::engine::settings::Kernels;
 
 use super::{data_folder, settings, tiny};
 use crate::support::server::{command, demo_model, free_port};
@@ -69,12 +70,15 @@ fn child_that_cannot_lock() {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    let folder = tempfile::tempdir().unwrap();
-    let mut settings = settings(&tiny::write(folder.path(), tiny::Weights::Float));
-    settings.mlock = true;
-    let engine = engine::start(&settings, &data_folder()).unwrap();
-    assert_eq!(engine.status().totals.locked_bytes, 0);
-    assert!(engine.status().ready, "a failed lock is a warning");
+    // One in llama.cpp's memory, one in that of Stent's kernels.
+    for weights in [tiny::Weights::Float, tiny::Weights::KQuants] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = settings(&tiny::write(folder.path(), weights));
+        settings.mlock = true;
+        let engine = engine::start(&settings, &data_folder()).unwrap();
+        assert_eq!(engine.status().totals.locked_bytes, 0);
+        assert!(engine.status().ready, "a failed lock is a warning");
+    }
 }
 
 #[test]
@@ -132,17 +136,26 @@ fn may_lock() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-/// A mapped file stays resident beside the copies that suit the CPU; a file that is read does not.
+/// A mapped file stays resident beside the copies that suit the CPU; a file that is read does not, and
+/// Stent's own kernels have it read if it holds weights for them.
 #[test]
 fn a_model_that_is_read_is_not_mapped() {
-    for mmap in [true, false] {
+    use tiny::Weights::{KQuants, Quantised};
+    let own = engine::cpu::own_possible();
+    for (weights, kernels, mmap, mapped) in [
+        (KQuants, Kernels::Ggml, true, true),
+        (KQuants, Kernels::Ggml, false, false),
+        (KQuants, Kernels::Auto, true, !own),
+        (Quantised, Kernels::Auto, true, true),
+    ] {
         let folder = tempfile::tempdir().unwrap();
-        let model = tiny::write(folder.path(), tiny::Weights::Quantised);
+        let model = tiny::write(folder.path(), weights);
         let mut settings = settings(&model);
+        settings.kernels = kernels;
         settings.mmap = mmap;
         let engine = engine::start(&settings, &data_folder()).unwrap();
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        assert_eq!(maps.contains(&*model.to_string_lossy()), mmap);
+        assert_eq!(maps.contains(&*model.to_string_lossy()), mapped);
         assert!(engine.status().ready);
     }
 }

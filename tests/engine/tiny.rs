@@ -3,12 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-const WIDTH: u64 = 128;
-const HIDDEN: u64 = 256;
 const HEADS: u32 = 4;
 const KV_HEADS: u32 = 2;
 const LAYERS: u64 = 2;
-const KV_WIDTH: u64 = WIDTH / HEADS as u64 * KV_HEADS as u64;
 /// unk, begin, end, the 256 bytes, some letters.
 const VOCABULARY: u64 = 3 + 256 + 26;
 
@@ -18,7 +15,37 @@ pub enum Weights {
     Float,
     /// Four bits, as the repacked kernels take them.
     Quantised,
+    /// Q4_K and Q6_K, as Stent's kernels take them; twice as wide, because a block has 256 columns.
+    KQuants,
+    /// The values of [`Weights::KQuants`] as floats.
+    Exact,
 }
+
+impl Weights {
+    fn width(self) -> u64 {
+        match self {
+            Self::Float | Self::Quantised => 128,
+            Self::KQuants | Self::Exact => 256,
+        }
+    }
+
+    /// ggml's number for the type of a tensor.
+    fn kind(self, name: &str, dims: usize) -> u32 {
+        let six = name.contains("attn_v") || name.contains("ffn_down");
+        match self {
+            Self::Float => F32,
+            _ if !name.starts_with("blk.") || dims != 2 => F32,
+            Self::Quantised => Q4_0,
+            Self::KQuants | Self::Exact if six => Q6_K,
+            Self::KQuants | Self::Exact => Q4_K,
+        }
+    }
+}
+
+const F32: u32 = 0;
+const Q4_0: u32 = 2;
+const Q4_K: u32 = 12;
+const Q6_K: u32 = 14;
 
 /// SplitMix64.
 pub struct Random(pub u64);
@@ -41,46 +68,53 @@ pub fn write(folder: &Path, weights: Weights) -> PathBuf {
 }
 
 pub fn bytes(weights: Weights) -> Vec<u8> {
-    let mut tensors = vec![("token_embd.weight".to_owned(), vec![WIDTH, VOCABULARY])];
+    let width = weights.width();
+    let (hidden, kv_width) = (2 * width, width / u64::from(HEADS) * u64::from(KV_HEADS));
+    let mut tensors = vec![("token_embd.weight".to_owned(), vec![width, VOCABULARY])];
     for layer in 0..LAYERS {
         let shapes = [
-            ("attn_norm", vec![WIDTH]),
-            ("attn_q", vec![WIDTH, WIDTH]),
-            ("attn_k", vec![WIDTH, KV_WIDTH]),
-            ("attn_v", vec![WIDTH, KV_WIDTH]),
-            ("attn_output", vec![WIDTH, WIDTH]),
-            ("ffn_norm", vec![WIDTH]),
-            ("ffn_gate", vec![WIDTH, HIDDEN]),
-            ("ffn_up", vec![WIDTH, HIDDEN]),
-            ("ffn_down", vec![HIDDEN, WIDTH]),
+            ("attn_norm", vec![width]),
+            ("attn_q", vec![width, width]),
+            ("attn_k", vec![width, kv_width]),
+            ("attn_v", vec![width, kv_width]),
+            ("attn_output", vec![width, width]),
+            ("ffn_norm", vec![width]),
+            ("ffn_gate", vec![width, hidden]),
+            ("ffn_up", vec![width, hidden]),
+            ("ffn_down", vec![hidden, width]),
         ];
         tensors.extend(shapes.map(|(name, shape)| (format!("blk.{layer}.{name}.weight"), shape)));
     }
-    tensors.push(("output_norm.weight".into(), vec![WIDTH]));
-    tensors.push(("output.weight".into(), vec![WIDTH, VOCABULARY]));
+    tensors.push(("output_norm.weight".into(), vec![width]));
+    tensors.push(("output.weight".into(), vec![width, VOCABULARY]));
 
     let mut file = Writer::default();
-    file.header(tensors.len() as u64);
+    file.header(tensors.len() as u64, width as u32);
     let mut data = Vec::new();
     let mut random = Random(42);
     for (name, shape) in &tensors {
-        let matrix = weights == Weights::Quantised && name.starts_with("blk.") && shape.len() == 2;
+        let kind = weights.kind(name, shape.len());
         file.text(name);
         file.0.extend((shape.len() as u32).to_le_bytes());
         shape
             .iter()
             .for_each(|dim| file.0.extend(dim.to_le_bytes()));
-        file.0.extend(if matrix { 2_u32 } else { 0 }.to_le_bytes());
+        let exact = weights == Weights::Exact;
+        file.0.extend(if exact { F32 } else { kind }.to_le_bytes());
         file.0.extend((data.len() as u64).to_le_bytes());
         let elements: u64 = shape.iter().product();
         if shape.len() == 1 {
             (0..elements).for_each(|_| data.extend(1_f32.to_le_bytes()));
-        } else if matrix {
-            for _ in 0..elements / 32 {
-                // Blocks of 32: a scale of 2^-5 as f16, then nibbles.
-                data.extend(0x2800_u16.to_le_bytes());
-                data.extend(random.next().to_le_bytes());
-                data.extend(random.next().to_le_bytes());
+        } else if kind != F32 {
+            let columns = if kind == Q4_0 { 32 } else { 256 };
+            for _ in 0..elements / columns {
+                let block = block(kind, &mut random);
+                match exact {
+                    true => values(kind, &block)
+                        .iter()
+                        .for_each(|value| data.extend(value.to_le_bytes())),
+                    false => data.extend(block),
+                }
             }
         } else {
             let element =
@@ -94,11 +128,61 @@ pub fn bytes(weights: Weights) -> Vec<u8> {
     file.0
 }
 
+/// A block of weights between -1/4 and 1/4: scales that are powers of two, random numbers.
+fn block(kind: u32, random: &mut Random) -> Vec<u8> {
+    let mut words = |count: usize| {
+        (0..count)
+            .flat_map(|_| random.next().to_le_bytes())
+            .collect()
+    };
+    let (head, quants, tail): (&[u8], Vec<u8>, &[u8]) = match kind {
+        // A scale of 2^-5 as f16, then nibbles.
+        Q4_0 => (&[0, 0x28], words(2), &[]),
+        // 2^-5 for scales and for minima; eight scales of 1 and eight minima of 8, six bits each.
+        Q4_K => (
+            &[
+                0, 0x28, 0, 0x28, 1, 1, 1, 1, 8, 8, 8, 8, 0x81, 0x81, 0x81, 0x81,
+            ],
+            words(16),
+            &[],
+        ),
+        // Four low bits, two high bits; sixteen scales of 1 and 2^-7 for them.
+        _ => (
+            &[],
+            words(24),
+            &[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0x20],
+        ),
+    };
+    [head, &quants, tail].concat()
+}
+
+/// What a block of Q4_K or Q6_K stands for.
+fn values(kind: u32, block: &[u8]) -> Vec<f32> {
+    (0..256)
+        .map(|column| {
+            if kind == Q4_K {
+                let byte = block[16 + column / 64 * 32 + column % 32];
+                let four = if column % 64 < 32 {
+                    byte & 15
+                } else {
+                    byte >> 4
+                };
+                return (f32::from(four) - 8.0) / 32.0;
+            }
+            let (half, part, at) = (column / 128, column % 128 / 32, column % 32);
+            let byte = block[half * 64 + part % 2 * 32 + at];
+            let low = if part < 2 { byte & 15 } else { byte >> 4 };
+            let high = block[128 + half * 32 + at] >> (2 * part) & 3;
+            (f32::from(low | high << 4) - 32.0) / 128.0
+        })
+        .collect()
+}
+
 #[derive(Default)]
 struct Writer(Vec<u8>);
 
 impl Writer {
-    fn header(&mut self, tensors: u64) {
+    fn header(&mut self, tensors: u64, width: u32) {
         self.0.extend(b"GGUF");
         self.0.extend(3_u32.to_le_bytes());
         self.0.extend(tensors.to_le_bytes());
@@ -106,12 +190,12 @@ impl Writer {
         self.string("general.architecture", "llama");
         self.string("general.name", "tiny");
         self.number("llama.context_length", 4096);
-        self.number("llama.embedding_length", WIDTH as u32);
+        self.number("llama.embedding_length", width);
         self.number("llama.block_count", LAYERS as u32);
-        self.number("llama.feed_forward_length", HIDDEN as u32);
+        self.number("llama.feed_forward_length", 2 * width);
         self.number("llama.attention.head_count", HEADS);
         self.number("llama.attention.head_count_kv", KV_HEADS);
-        self.number("llama.rope.dimension_count", WIDTH as u32 / HEADS);
+        self.number("llama.rope.dimension_count", width / HEADS);
         self.number("llama.vocab_size", VOCABULARY as u32);
         self.key("llama.attention.layer_norm_rms_epsilon", 6);
         self.0.extend(1e-5_f32.to_le_bytes());

@@ -98,3 +98,181 @@ async fn alarms_and_history_are_told() {
     post(&server, "/admin/policies/reload", "").await;
     assert_eq!(server.admin("/admin/alarms").await, json!([]));
 }
+
+#[tokio::test]
+async fn the_configuration_in_force_is_told_without_its_secrets() {
+    let digest = "ab".repeat(32);
+    let key = format!("server.keys=[{{ tenant = \"clinic\", sha256 = \"{digest}\" }}]");
+    let sets = [
+        "engine.kind=scripted",
+        &key,
+        "engine.upstreams=[\"http://me:canary@host/v1\"]",
+    ];
+    let server = Server::launch(&sets, |policies| {
+        let file = policies.with_file_name("stent.toml");
+        std::fs::write(file, "[engine]\ntemperature = 0.5\nqueue = 7\n").unwrap();
+    });
+    server
+        .until("it is ready", async |s| {
+            let ready = s.client.get(format!("{}/ready", s.base)).send().await;
+            ready.is_ok_and(|response| response.status() == 200)
+        })
+        .await;
+    let told = server.admin("/admin/config").await;
+    assert_eq!(told["config"]["engine"]["kind"], "scripted");
+    assert_eq!(told["config"]["engine"]["temperature"].to_string(), "0.5");
+    assert_eq!(told["config"]["server"]["keys"][0]["tenant"], "clinic");
+    assert_eq!(told["next_start"], json!([]));
+    let written = told.to_string();
+    assert!(
+        !written.contains("canary") && !written.contains(&digest),
+        "{written}"
+    );
+    // Every key that --print-config shows is there.
+    let defaults = stent::config::Config::default().shown();
+    for (section, keys) in defaults.as_object().unwrap() {
+        for key in keys.as_object().unwrap().keys() {
+            assert!(!told["config"][section][key].is_null(), "{section}.{key}");
+        }
+    }
+    // What a reload takes over is in force, what it cannot waits.
+    let file = server.folder.path().join("stent.toml");
+    std::fs::write(
+        file,
+        "[engine]\ntemperature = 0.25\nqueue = 7\nn_batch = 1024\n",
+    )
+    .unwrap();
+    server.signal("HUP");
+    server
+        .until("it is taken over", async |s| {
+            let told = s.admin("/admin/config").await;
+            told["config"]["engine"]["temperature"] == 0.25
+        })
+        .await;
+    let told = server.admin("/admin/config").await;
+    assert_eq!(told["next_start"], json!(["engine.n_batch"]));
+    assert_eq!(told["config"]["engine"]["n_batch"], 2048);
+    assert!(!server.log().contains("canary"));
+}
+
+/// The access lines of the admin address, but for what `until` and `admin` ask.
+fn lines(server: &Server) -> Vec<Value> {
+    let log = server.log();
+    let all = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    all.filter(|line| line["target"] == "stent::access")
+        .collect()
+}
+
+#[tokio::test]
+async fn each_request_of_an_operator_has_a_line() {
+    let token = "canary-admin-token";
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(token));
+    let admin = format!("server.admin_token={digest}");
+    let sets = [
+        "engine.kind=scripted",
+        "log.filter=info,stent::access=debug",
+        &admin,
+    ];
+    let server = Server::start(&sets).await;
+    let ask = async |method: &str, route: &str, token: Option<&str>| {
+        let method: reqwest::Method = method.parse().unwrap();
+        let mut asking = server
+            .client
+            .request(method, format!("{}{route}", server.admin));
+        asking = asking.header("x-request-id", "canary.7");
+        if let Some(token) = token {
+            asking = asking.bearer_auth(token);
+        }
+        let response = asking.send().await.unwrap();
+        assert_eq!(response.headers()["x-request-id"], "canary.7");
+        response.status().as_u16()
+    };
+    for (method, route, token, status, pattern, level, outcome) in [
+        (
+            "POST",
+            "/admin/policies/reload",
+            Some(token),
+            200,
+            "/admin/policies/reload",
+            "INFO",
+            "ok",
+        ),
+        (
+            "GET",
+            "/admin/slots",
+            Some(token),
+            200,
+            "/admin/slots",
+            "DEBUG",
+            "ok",
+        ),
+        (
+            "GET",
+            "/metrics",
+            Some(token),
+            200,
+            "/metrics",
+            "DEBUG",
+            "ok",
+        ),
+        (
+            "GET",
+            "/admin/policies/trim/history",
+            Some(token),
+            200,
+            "/admin/policies/{hook}/history",
+            "DEBUG",
+            "ok",
+        ),
+        (
+            "GET",
+            "/admin/config",
+            None,
+            401,
+            "/admin/config",
+            "INFO",
+            "error",
+        ),
+        (
+            "POST",
+            "/admin/policies/reload",
+            Some("wrong"),
+            401,
+            "/admin/policies/reload",
+            "INFO",
+            "error",
+        ),
+        (
+            "GET",
+            "/canary-nowhere",
+            Some(token),
+            404,
+            "",
+            "INFO",
+            "error",
+        ),
+    ] {
+        let before = lines(&server).len();
+        assert_eq!(ask(method, route, token).await, status, "{route}");
+        server
+            .until("the line is written", async |s| {
+                lines(s).len() == before + 1
+            })
+            .await;
+        let line = lines(&server).pop().unwrap();
+        assert_eq!(line["method"], method);
+        assert_eq!(line["route"].as_str().unwrap_or(""), pattern);
+        assert_eq!(line["status"], status);
+        assert_eq!(
+            (&line["level"], &line["outcome"]),
+            (&json!(level), &json!(outcome))
+        );
+        assert_eq!(line["request_id"], "canary.7");
+        assert!(line["elapsed_ms"].is_number(), "{line}");
+    }
+    let log = server.log();
+    assert!(!log.contains("canary-admin") && !log.contains("canary-nowhere"));
+    assert!(!log.contains(&digest));
+}

@@ -113,3 +113,60 @@ async fn a_page_of_a_configured_origin_may_call_and_no_other() {
         }
     }
 }
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so_and_counted() {
+    let server = Server::start(&["engine.kind=scripted", "server.max_connections=5"]).await;
+    // Without a kept connection of its own.
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0);
+    let client = client.build().unwrap();
+    let health = async || {
+        let asked = client.get(format!("{}/health", server.base)).send();
+        asked.await.unwrap()
+    };
+    let address = server.base.trim_start_matches("http://").to_owned();
+    let connect = || TcpStream::connect(&address).unwrap();
+    // The one that asked whether it is ready may still be kept.
+    let mut held = Vec::new();
+    let mut times = 0;
+    let refused = loop {
+        let answer = health().await;
+        if answer.status() == 200 {
+            held.push(connect());
+            assert!(held.len() < 9, "nobody was refused");
+            continue;
+        }
+        assert_eq!(answer.status(), 503);
+        times += 1;
+        if times == 2 {
+            break answer;
+        }
+    };
+    assert!(held.len() >= 2, "{}", held.len());
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(refused.headers()["connection"], "close");
+    let error: serde_json::Value = refused.json().await.unwrap();
+    assert_eq!(error["error"]["code"], "too_many_connections");
+    let told = error["error"]["message"].as_str().unwrap();
+    assert!(told.contains("5 connections") && told.contains("server.max_connections"));
+    // Operators get in all the same, and see it.
+    let metrics = server.metrics().await;
+    let count = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("stent_connections_refused_total "))
+        .unwrap();
+    assert!(count.parse::<f64>().unwrap() >= 2.0, "{count}");
+    assert!(server.gauge("stent_connections").await >= 3);
+    assert!(
+        server
+            .log()
+            .contains("connections are refused: server.max_connections")
+    );
+    // Who leaves makes room.
+    drop(held);
+    server
+        .until("there is room again", async |_| {
+            health().await.status() == 200
+        })
+        .await;
+}

@@ -175,7 +175,8 @@ async fn in_prefill_and_in_decode() {
 
 #[tokio::test]
 async fn from_a_shared_run() {
-    let slow = ["engine.script.token=200ms"];
+    // Slow enough that both are there before the first is done, on a busy machine too.
+    let slow = ["engine.script.token=500ms"];
     let (server, cells) = start(&slow).await;
     let ask = || {
         let mut body = stateless("same");

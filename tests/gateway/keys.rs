@@ -80,9 +80,11 @@ async fn one_tenant_meets_nothing_of_another() {
         &keys(),
     ];
     let server = Server::start(&sets).await;
-    let ask = |message: &str| json!({ "message": message, "session_id": "s" });
-    // The same question at the same time: one run for one tenant, another for the other.
-    let streams = ["one", "one", "two"].map(|key| post(&server, key, "/chat/stream", ask("q")));
+    let ask = |message: &str, session: &str| json!({ "message": message, "session_id": session });
+    // The same question at the same time: one run for one tenant, another for the other. A session
+    // has one writer, so the two of one tenant are two sessions.
+    let streams = [("one", "s"), ("one", "t"), ("two", "s")]
+        .map(|(key, session)| post(&server, key, "/chat/stream", ask("q", session)));
     let streams = futures::future::join_all(streams).await;
     let mut shared = Vec::new();
     for stream in streams {
@@ -222,6 +224,14 @@ async fn the_admin_routes_ask_for_their_own_token() {
         assert_eq!(get(route, Some("one")).await.status(), 401, "{route}");
     }
     assert_eq!(get("/metrics", Some("secret")).await.status(), 200);
+    // The console's page holds nothing, and asks for the token itself.
+    assert_eq!(get("/", None).await.status(), 200);
+    assert_eq!(get("/console", None).await.status(), 200);
+    let asked = server.client.get(format!("{}/admin/slots", server.admin));
+    let refused = asked.header("x-requested-with", "console").send().await;
+    let refused = refused.unwrap();
+    assert_eq!(refused.status(), 401);
+    assert!(!refused.headers().contains_key("www-authenticate"));
     let list = |token: Option<&str>| {
         let mut list = command();
         list.args(["policy", "list", "--admin"]).arg(&server.admin);

@@ -49,12 +49,11 @@ fn policy(which: usize) -> Vec<u8> {
         .core()
 }
 
-/// One question after the other, in a session of their own. Not in a new one each time: what is
-/// remembered of thousands of people is memory as well, and not that of policies.
+/// One question after the other, each from somebody new: what is remembered of people is bounded, too.
 async fn load(server: Arc<Server>, person: usize, stop: Arc<AtomicBool>, asked: Arc<AtomicU64>) {
-    let session = format!("person-{person}");
     while !stop.load(Ordering::Relaxed) {
-        asked.fetch_add(1, Ordering::Relaxed);
+        let turn = asked.fetch_add(1, Ordering::Relaxed);
+        let session = format!("person-{person}-{turn}");
         let body = json!({ "message": "Hello", "session_id": session, "seed": "random" });
         let response = server.post("/chat", body).await;
         let (status, text) = (response.status(), response.text().await.unwrap());
@@ -95,7 +94,7 @@ async fn swaps_under_load_fail_no_request_and_keep_no_memory() {
         "engine.slots=4",
         "cache.store=off",
         "policies.settle=10ms",
-        "sessions.max_exchanges=4",
+        "sessions.max_bytes=1MiB",
     ];
     let server = Arc::new(Server::start(&settings).await);
     let put = |which: usize| {

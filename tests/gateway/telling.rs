@@ -78,7 +78,7 @@ async fn content_is_told_only_where_it_is_captured() {
     }
 }
 
-/// A word is told as it is; what may be a sentence from the answer is not.
+/// A word is told as it is, unless it is a word of the answer; so is no sentence.
 #[tokio::test]
 async fn a_filters_reason_is_logged_and_counted_if_it_is_a_word() {
     // The name lies at 64; at 600 there is a sentence.
@@ -97,6 +97,19 @@ async fn a_filters_reason_is_logged_and_counted_if_it_is_a_word() {
         assert!(log.contains(&line), "{log}");
         assert!(!log.contains("it will not do"), "{log}");
     }
+    // Its reason is what it just read.
+    let stop = words(1092, &[1, 600, 14])
+        + "(i32.store (i32.const 1104) (local.get $text)) \
+           (i32.store (i32.const 1108) (local.get $bytes)) (i32.const 1088)";
+    let filter = Guest::filter("phone", "", &stop, TRAP);
+    let says = ["engine.script.text=methotrexate"];
+    let (server, _receiver) = start(&says, &[("filter.wasm", filter.core())]).await;
+    let answer = server.chat("hello", "one").await;
+    assert_eq!(answer["finish_reason"], "content-filter");
+    let metrics = server.metrics().await;
+    assert!(server.log().contains("filter.wasm: compile"));
+    let unnamed = "stent_filter_stops_total{policy=\"phone\",reason=\"unnamed\"} 1";
+    assert!(metrics.contains(unnamed), "{metrics}");
 }
 
 #[tokio::test]

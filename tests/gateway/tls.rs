@@ -1,4 +1,4 @@
-//! TLS on the public address, and a certificate that changes while it serves.
+//! TLS on both addresses, and certificates that change while they serve.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,19 +30,27 @@ async fn health(
     server: &Server,
     trusted: &CertificateDer<'static>,
 ) -> Result<String, std::io::Error> {
+    get(&server.base, "/health", trusted).await
+}
+
+async fn get(
+    base: &str,
+    path: &str,
+    trusted: &CertificateDer<'static>,
+) -> Result<String, std::io::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let config = ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let address = server.base.trim_start_matches("http://");
+    let address = base.trim_start_matches("http://");
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from("localhost").unwrap();
     let mut stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await?;
-    let request = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)
@@ -99,6 +107,65 @@ async fn a_new_certificate_is_taken_up_and_a_broken_one_is_not() {
     );
 }
 
+/// The admin address has a pair of its own, and what is wrong with one changes nothing of the other.
+#[tokio::test]
+async fn the_admin_address_has_a_certificate_of_its_own() {
+    let (public, admin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (trusts_public, first) = (certify(public.path()), certify(admin.path()));
+    let set = |key: &str, folder: &tempfile::TempDir, name: &str| {
+        format!("server.{key}={}", folder.path().join(name).display())
+    };
+    let sets = [
+        "engine.kind=scripted".to_owned(),
+        set("tls_cert", &public, "cert.pem"),
+        set("tls_key", &public, "key.pem"),
+        set("admin_tls_cert", &admin, "cert.pem"),
+        set("admin_tls_key", &admin, "key.pem"),
+    ];
+    let sets: Vec<_> = sets.iter().map(String::as_str).collect();
+    let server = Server::launch(&sets, |_| {});
+    let serves = async |s: &Server, trusted| {
+        let answer = get(&s.admin, "/admin/slots", trusted).await;
+        answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    };
+    server
+        .until("the admin address speaks TLS", async |s| {
+            serves(s, &first).await
+        })
+        .await;
+    assert!(health(&server, &trusts_public).await.is_ok());
+    assert!(health(&server, &first).await.is_err(), "each has its own");
+    let plain = server.client.get(format!("{}/metrics", server.admin));
+    assert!(
+        plain.send().await.is_err(),
+        "nobody is answered without TLS"
+    );
+    let second = certify(admin.path());
+    server
+        .until("the new certificate serves", async |s| {
+            serves(s, &second).await
+        })
+        .await;
+    assert!(!serves(&server, &first).await, "the old one is gone");
+    assert!(
+        health(&server, &trusts_public).await.is_ok(),
+        "the other address has its old one"
+    );
+    // The program's own commands get there too, where they are told whom to trust.
+    let status = command()
+        .args(["status", "--admin"])
+        .arg(
+            server
+                .admin
+                .replace("http://127.0.0.1", "https://localhost"),
+        )
+        .env("SSL_CERT_FILE", admin.path().join("cert.pem"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.status.success(), "{said} {status:?}");
+}
+
 #[test]
 fn files_that_cannot_serve_are_named_before_anything_starts() {
     let folder = tempfile::tempdir().unwrap();
@@ -118,6 +185,18 @@ fn files_that_cannot_serve_are_named_before_anything_starts() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let (cert, key) = (path(&folder, "cert.pem"), path(&folder, "key.pem"));
+    let admin = command()
+        .args(["serve", "--check-config", "--set", "engine.kind=scripted"])
+        .args(["--set", &format!("server.admin_tls_cert={cert}")])
+        .args([
+            "--set",
+            &format!("server.admin_tls_key={}", path(&other, "key.pem")),
+        ])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&admin.stderr).into_owned();
+    let words = "server.admin_tls_cert and server.admin_tls_key do not belong together";
+    assert!(!admin.status.success() && told.contains(words), "{told}");
     for (cert, key, expected) in [
         (cert.as_str(), "", "server.tls_key: not set"),
         ("", key.as_str(), "server.tls_cert: not set"),

@@ -1,148 +1,19 @@
 //! The whole trace of a request for each way in which it can end, as a receiver gets it.
 
+mod around;
 mod expected;
 mod routes;
+mod traced;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use reqwest::Response;
 use serde_json::{Value, json};
-use stent::trace::Protocol;
 
 use self::expected::*;
+use self::traced::*;
 use crate::policy::guest::{Guest, TRAP, words};
-use crate::support::otlp::{Received, Receiver, draw};
-use crate::support::server::{Frames, Server, told};
-
-/// A server without a model, and where its spans arrive.
-struct Traced {
-    server: Server,
-    receiver: Arc<Receiver>,
-}
-
-/// What differs from run to run, or from build to build: shown as "*".
-const VOLATILE: &[&str] = &[
-    "gen_ai.request.seed",
-    "stent.policy.duration_us",
-    "stent.policy.memory_peak",
-    "stent.policy.sha256",
-    "stent.tokens.per_second",
-];
-/// What the first tree shows and the others need not repeat.
-const KNOWN: &[&str] = &[
-    "gen_ai.operation.",
-    "gen_ai.provider.",
-    "gen_ai.request.",
-    "gen_ai.response.model",
-    "gen_ai.usage.",
-    "http.request.",
-    "stent.policy.duration_us",
-    "stent.policy.memory_peak",
-    "stent.policy.remembered",
-    "stent.policy.sha256",
-    "stent.policy.version",
-    "stent.session.",
-    "stent.tokens.",
-];
-
-impl Traced {
-    async fn start(sets: &[&str]) -> Self {
-        Self::with(sets, |_| {}).await
-    }
-
-    /// `prepare` puts policies into their folder.
-    async fn with(sets: &[&str], prepare: impl FnOnce(&Path)) -> Self {
-        let receiver = Arc::new(Receiver::start(Protocol::Grpc));
-        let endpoint = format!("telemetry.otlp={}", receiver.endpoint());
-        // Each policy is asked anew: what was decided before has a test of its own.
-        let own = [
-            "engine.kind=scripted",
-            "policies.remember=0",
-            endpoint.as_str(),
-        ];
-        let server = Server::launch(&[&own, sets].concat(), prepare);
-        server
-            .until("the server is ready", async |s| {
-                let asked = s.client.get(format!("{}/ready", s.base)).send().await;
-                asked.is_ok_and(|response| response.status() == 200)
-            })
-            .await;
-        Self { server, receiver }
-    }
-
-    async fn ask(&self, message: &str, session: &str) -> Response {
-        let body = json!({ "message": message, "session_id": session });
-        self.server.post("/chat/stream", body).await
-    }
-
-    /// The spans of an answer's trace, once all of the expected ones and the root are there.
-    async fn spans(&self, trace: &str, expected: usize) -> Vec<Received> {
-        let (receiver, trace) = (self.receiver.clone(), trace.to_owned());
-        tokio::task::spawn_blocking(move || receiver.trace(&trace, expected))
-            .await
-            .unwrap()
-    }
-
-    /// Compares the trace with the drawn one.
-    async fn is(&self, trace: &str, expected: &str) -> Vec<Received> {
-        let is_span = |line: &&str| !line.trim_start().starts_with(['!', '-']);
-        let count = expected.lines().filter(is_span).count();
-        let spans = self.spans(trace, count).await;
-        let short = spans
-            .iter()
-            .map(|span| shown(span, KNOWN))
-            .collect::<Vec<_>>();
-        same(&draw(&short), expected);
-        spans
-    }
-}
-
-/// Where the run was not cut short: of one that was, the engine's step may outlast the answer.
-fn ends_last(spans: &[Received]) {
-    let root = spans.iter().find(|span| span.kind == "SERVER").unwrap();
-    let late: Vec<_> = spans.iter().filter(|span| span.end > root.end).collect();
-    assert!(late.is_empty(), "the server span ends before {late:#?}");
-}
-
-fn shown(span: &Received, known: &[&str]) -> Received {
-    let mut span = span.clone();
-    span.attributes
-        .retain(|(key, _)| !known.iter().any(|start| key.starts_with(start)));
-    for (key, value) in &mut span.attributes {
-        if VOLATILE.contains(&key.as_str()) {
-            *value = json!("*");
-        }
-    }
-    span
-}
-
-fn same(found: &str, expected: &str) {
-    if found != expected {
-        panic!("found:\n{found}\nexpected:\n{expected}");
-    }
-}
-
-/// The trace id that the answer's head tells.
-fn trace_of(response: &Response) -> String {
-    let header = response.headers()["traceresponse"].to_str().unwrap();
-    header.split('-').nth(1).unwrap().to_owned()
-}
-
-/// The answer's trace id and its frames.
-async fn answer(response: Response) -> (String, Vec<Value>) {
-    let trace = trace_of(&response);
-    (trace, Frames::of(response).rest().await)
-}
-
-fn put<'a>(name: &'a str, guest: &'a Guest) -> impl FnOnce(&Path) + use<'a> {
-    move |folder| std::fs::write(folder.join(name), guest.core()).unwrap()
-}
-
-const SHARED: [&str; 2] = [
-    "policies.cache.scope=tenant",
-    "policies.cache.config.scope=tenant",
-];
+use crate::support::otlp::draw;
+use crate::support::server::{Frames, told};
 
 #[tokio::test]
 async fn ok_and_cached() {
@@ -242,7 +113,7 @@ async fn cancelled_before_the_first_byte_and_after_it() {
     let mut frames = Frames::of(response);
     while !frames.next().await.unwrap().contains("queued") {}
     drop(frames);
-    traced.is(&trace, LEFT_EARLY).await;
+    ends_last_but_for_the_run(&traced.is(&trace, LEFT_EARLY).await);
     first.rest().await;
 
     let traced = Traced::start(&sets).await;
@@ -251,22 +122,30 @@ async fn cancelled_before_the_first_byte_and_after_it() {
     let mut frames = Frames::of(response);
     while !frames.next().await.unwrap().contains("text-delta") {}
     drop(frames);
-    traced.is(&trace, LEFT_LATE).await;
+    ends_last_but_for_the_run(&traced.is(&trace, LEFT_LATE).await);
+}
+
+/// A server whose engine took so long for a word that an answer failed, as its trace shows.
+async fn stalled(token: &str) -> Traced {
+    let token = format!("engine.script.token={token}");
+    let sets = ["engine.stall_after=1s", "cache.store=off", &token];
+    let traced = Traced::start(&sets).await;
+    let (trace, frames) = answer(traced.ask("hello", "one").await).await;
+    assert_eq!(frames.last().unwrap()["code"], "engine_error");
+    ends_last(&traced.is(&trace, FAILED).await);
+    traced
+}
+
+/// Whoever looks for the reason finds the whole trace, although the engine's thread ends nothing.
+#[tokio::test]
+async fn a_step_that_never_comes_back() {
+    stalled("1h").await;
 }
 
 /// A step that takes longer than `engine.stall_after` loses its answers.
 #[tokio::test]
 async fn an_engine_that_fails() {
-    let sets = [
-        "engine.script.token=3s",
-        "engine.stall_after=1s",
-        "cache.store=off",
-    ];
-    let traced = Traced::start(&sets).await;
-    let (trace, frames) = answer(traced.ask("hello", "one").await).await;
-    assert_eq!(frames.last().unwrap()["code"], "engine_error");
-    // The client is told before the step that hangs has ended.
-    traced.is(&trace, FAILED).await;
+    let traced = stalled("3s").await;
 
     // Without a stream the failure is the response, and it is counted once.
     let body = json!({ "message": "again", "session_id": "two" });
@@ -317,10 +196,43 @@ async fn a_filter_that_fails_in_the_middle() {
             false => assert_eq!(last["code"], "policy_fault", "{frames:?}"),
         }
         let spans = traced.is(&trace, expected).await;
-        if fail.ends_with("open") {
-            ends_last(&spans);
+        match fail.ends_with("open") {
+            true => ends_last(&spans),
+            false => ends_last_but_for_the_run(&spans),
         }
         let metrics = traced.server.metrics().await;
         assert!(metrics.contains(fault), "{metrics}");
     }
+}
+
+/// A history that outgrows the context.
+#[tokio::test]
+async fn trimmed_history_is_an_event_with_its_size() {
+    let sets = ["engine.n_ctx=400", "engine.max_tokens=32"];
+    let traced = Traced::start(&sets).await;
+    for n in 0..20 {
+        let message = format!("question number {n}, with some words in it");
+        let answer = traced.server.chat(&message, "one").await;
+        let trace = answer["stent"]["trace_id"].as_str().unwrap().to_owned();
+        let receiver = Arc::clone(&traced.receiver);
+        let root = tokio::task::spawn_blocking(move || receiver.server(&trace));
+        let root = root.await.unwrap();
+        let trimmed = root
+            .events
+            .iter()
+            .find(|(name, _)| name == "context_trimmed");
+        let Some((_, event)) = trimmed else { continue };
+        let told = |key: &str| {
+            let found = event.iter().find(|(name, _)| name == key);
+            found.and_then(|(_, value)| value.as_i64()).unwrap()
+        };
+        let (before, after) = (
+            told("stent.trim.tokens_before"),
+            told("stent.trim.tokens_after"),
+        );
+        assert!(0 < after && after < before && after < 400, "{event:?}");
+        assert!(told("stent.trim.messages_dropped") > 0, "{event:?}");
+        return;
+    }
+    panic!("nothing was left out");
 }

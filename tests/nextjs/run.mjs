@@ -38,12 +38,13 @@ try {
   const said = await page.locator("article.assistant").innerText();
   check(`an answer about diabetes: ${said}`, /diabetes/i.test(said));
   check(`its figures: ${said}`, /first word after \d+ ms .* policy generation \d+/.test(said));
-  const asked = page.waitForRequest((request) => request.url().endsWith("/chat/stream"));
+  const asked = page.waitForRequest((request) => request.method() === "POST" && request.url().endsWith("/chat/stream"));
   await page.getByRole("button", { name: "Ask again" }).click();
-  check("a fresh seed", JSON.parse((await asked).postData()).seed === "random");
+  check("another answer is asked for", JSON.parse((await asked).postData()).trigger === "regenerate-message");
   await page.getByRole("button", { name: "Ask again" }).waitFor();
   await page.reload();
   await page.locator("article.assistant", { hasText: /diabetes/i }).first().waitFor();
+  check("it has replaced the first one", (await page.locator("article").count()) === 2);
   check(page.troubles.join("\n"), page.troubles.length === 0);
   console.log("nextjs: ok, built, asked, asked again, and the history is there after a reload");
 } finally {

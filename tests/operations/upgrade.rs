@@ -40,9 +40,11 @@ async fn no_request_is_lost_while_the_process_is_replaced() {
                 let kept = if worker % 2 == 0 { usize::MAX } else { 0 };
                 let client = reqwest::Client::builder().pool_max_idle_per_host(kept);
                 let client = client.build().unwrap();
+                let mut finished = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     let n = asked.fetch_add(1, Ordering::Relaxed);
-                    let body = json!({ "message": format!("q{n}") });
+                    let session = format!("s{worker}");
+                    let body = json!({ "message": format!("q{n}"), "session_id": session });
                     let response = client.post(&url).json(&body).send().await;
                     let response = response.unwrap_or_else(|e| panic!("request {n}: {e:?}"));
                     let (status, text) = (response.status(), response.text().await.unwrap());
@@ -50,7 +52,9 @@ async fn no_request_is_lost_while_the_process_is_replaced() {
                         status == 200 && text.contains("ten"),
                         "request {n}: {status} {text}"
                     );
+                    finished.push(format!("q{n}"));
                 }
+                finished
             })
         })
         .collect();
@@ -77,8 +81,16 @@ async fn no_request_is_lost_while_the_process_is_replaced() {
         last = now;
     }
     stop.store(true, Ordering::Relaxed);
-    for task in load {
-        task.await.unwrap();
+    for (worker, task) in load.into_iter().enumerate() {
+        let finished = task.await.unwrap();
+        // Both processes have written to the session, and nothing is lost or out of order.
+        let session = server.session(&format!("s{worker}")).await;
+        let messages = session["messages"].as_array().unwrap();
+        let asked = messages
+            .iter()
+            .step_by(2)
+            .map(|m| m["text"].as_str().unwrap());
+        assert_eq!(asked.collect::<Vec<_>>(), finished);
     }
     let total = asked.load(Ordering::Relaxed);
     println!("{total} requests over two upgrades");

@@ -1,13 +1,11 @@
 //! Two Stents behind a third, and a server that does what no good server does.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc;
-use std::time::Duration;
+mod odd;
 
 use serde_json::{Value, json};
 
 use crate::support::server::{Frames, Server, told};
+use odd::{BUSY, EMPTY, GOOD, HALF, WRONG, odd, silent_after};
 
 const SAID: &str = "engine.script.text=one two three four five six seven eight nine ten";
 
@@ -175,75 +173,9 @@ async fn who_leaves_ends_the_work_upstream() {
         .await;
 }
 
-/// A server that answers each connection with the next of these, and tells what it was asked.
-fn odd(answers: Vec<&'static str>) -> (String, mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    let (tell, asked) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut answers = answers.into_iter();
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let request = head_and_body(&mut stream);
-            let models = "{\"data\":[{\"id\":\"odd\"}]}";
-            if request.starts_with("GET") {
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{models}",
-                    models.len()
-                );
-                continue;
-            }
-            if tell.send(request).is_err() {
-                return;
-            }
-            let _ = stream.write_all(answers.next().unwrap_or("").as_bytes());
-        }
-    });
-    (url, asked)
-}
-
-fn head_and_body(stream: &mut TcpStream) -> String {
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
-    let mut bytes = Vec::new();
-    let mut piece = [0; 4096];
-    while let Ok(n @ 1..) = stream.read(&mut piece) {
-        bytes.extend_from_slice(&piece[..n]);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else {
-            continue;
-        };
-        let length = head
-            .lines()
-            .find_map(|line| {
-                line.to_ascii_lowercase()
-                    .strip_prefix("content-length: ")?
-                    .parse()
-                    .ok()
-            })
-            .unwrap_or(0);
-        if body.len() >= length {
-            break;
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-const GOOD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
-    data: {\"choices\":[{\"delta\":{\"content\":\"fine\"}}]}\n\n\
-    data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
-const BUSY: &str =
-    "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
-const HALF: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
-    data: {\"choices\":[{\"delta\":{\"content\":\"half a\"}}]}\n\n";
-const EMPTY: &str =
-    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
-const WRONG: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n\
-    {\"error\":{\"message\":\"max_tokens is too large\"}}";
-
 #[tokio::test]
 async fn before_the_first_word_another_is_asked_and_after_it_nobody() {
-    let (first, _asked) = odd(vec![BUSY, EMPTY, HALF]);
+    let (first, asked) = odd(vec![BUSY, EMPTY, HALF]);
     let (second, _also) = odd(vec![GOOD; 10]);
     let server = front(
         &[first, second],
@@ -270,10 +202,8 @@ async fn before_the_first_word_another_is_asked_and_after_it_nobody() {
             }
         }
     }
-    assert!(
-        broke_off <= 1,
-        "only the half answer is an error: {broke_off}"
-    );
+    assert_eq!(broke_off, 1, "only the half answer is an error");
+    assert!(asked.try_iter().count() >= 3, "all three were tried");
 }
 
 #[tokio::test]
@@ -370,4 +300,67 @@ async fn the_built_prompt_can_be_sent_instead() {
         !prompt.starts_with("<s>"),
         "the upstream begins the text itself"
     );
+}
+
+#[tokio::test]
+async fn silence_is_noticed_before_the_first_word_and_after_it() {
+    let (good, _asked) = odd(vec![GOOD; 20]);
+    let short = [
+        "engine.upstream.first_timeout=300ms",
+        "engine.upstream.idle_timeout=300ms",
+        "engine.upstream.failures=2",
+        "engine.upstream.cooldown=1m",
+        "engine.upstream.affinity=1ms",
+    ];
+    // Before: another one is asked, and after two failures the silent one gets nothing.
+    for words in ["", EMPTY] {
+        let server = front(&[silent_after(words), good.clone()], &short).await;
+        for n in 0..6 {
+            let answer = server.chat(&format!("q{n}"), &format!("s{n}")).await;
+            assert!(answer.to_string().contains("fine"), "{answer}");
+        }
+        let status = upstreams(&server).await;
+        assert_eq!(counted(&status, "failures"), [2, 0], "{status:?}");
+        assert_eq!(status[0]["circuit"], "open", "{status:?}");
+        assert_eq!(counted(&status, "requests")[0], 2, "{status:?}");
+    }
+    // After: the stream ends with an error of its own.
+    let server = front(&[silent_after(HALF)], &short).await;
+    let body = json!({ "message": "Hello", "session_id": "s" });
+    let frames = Frames::of(server.post("/chat/stream", body).await)
+        .rest()
+        .await;
+    assert_eq!(told(&frames).0, "half a");
+    let error = frames.iter().find(|frame| frame["type"] == "error");
+    let words = error.unwrap()["errorText"].as_str().unwrap();
+    assert!(words.contains("silent for 300ms"), "{words}");
+}
+
+/// The same question has as many tokens as with the model itself, where its vocabulary is named.
+#[tokio::test]
+async fn tokens_are_counted_with_a_local_vocabulary() {
+    let count = async |server: &Server| {
+        let body = json!({ "message": "What is diabetes?", "session_id": "s" });
+        let stream = Frames::of(server.post("/chat/stream", body).await);
+        told(&stream.rest().await).1["prompt_tokens"]
+            .as_u64()
+            .unwrap()
+    };
+    let model = Server::start(&["engine.max_tokens=4", "engine.slots=1"]).await;
+    let real = count(&model).await;
+    drop(model);
+    // This one tells no usage: what is told is what was counted here.
+    let (behind, _asked) = odd(vec![GOOD; 2]);
+    let server = front(std::slice::from_ref(&behind), &[]).await;
+    let estimate = count(&server).await;
+    assert!(
+        server.log().contains("tokens are estimated"),
+        "{}",
+        server.log()
+    );
+    let file = crate::support::server::demo_model();
+    let vocabulary = format!("engine.upstream.tokenizer={}", file.display());
+    let server = front(&[behind], &[&vocabulary]).await;
+    assert_eq!(count(&server).await, real, "estimated: {estimate}");
+    assert_ne!(estimate, real);
 }

@@ -44,6 +44,27 @@ async function picture(page, name) {
 }
 
 const TESTS = {
+  async "two tabs keep one list"({ browser, demo }) {
+    const one = await open(browser, demo.base);
+    await send(one, "What is asthma?");
+    await answered(one, 1);
+    const two = await one.context().newPage();
+    await two.goto(demo.base);
+    await send(two, "What is malaria?");
+    await answered(two, 1);
+    const lists = (page, count) => async () => (await page.locator("#list button").count()) === count;
+    await until("the first tab lists both", lists(one, 2));
+    await send(one, "Who gets it?");
+    await answered(one, 2);
+    await two.reload();
+    await until("what one tab keeps does not undo the other's", lists(two, 2));
+    await two.locator("#list button").first().click();
+    await two.getByRole("button", { name: "Forget" }).click();
+    await two.getByRole("dialog").getByRole("button", { name: "Forget" }).click();
+    await until("it is forgotten", lists(two, 1));
+    return one;
+  },
+
   async "a question is asked, its answer is read as it is written"({ browser, demo }) {
     const page = await open(browser, demo.base);
     await page.getByText("Demo model, not medical advice.").waitFor();
@@ -64,11 +85,17 @@ const TESTS = {
     const replayed = await answered(page, 1);
     check("cached", (await replayed.locator(".origin").innerText()) === "cached");
     await page.getByRole("button", { name: "Ask again for another answer" }).click();
-    const again = await answered(page, 2);
-    check("a retry asks for a fresh seed", (await again.locator(".origin").count()) === 0);
+    await page.locator(".origin").waitFor({ state: "detached" });
+    const again = await answered(page, 1);
+    check("it is drawn anew", /tokens\/s/.test(await figures(again)));
+    check("it takes the old one's place", (await page.locator(".question").count()) === 1);
+    const redrawn = await again.locator(".text").innerText();
     // Two conversations are listed; after a reload the first one's history comes from the server.
     check("two are listed", (await page.locator("#list button").count()) === 2);
     await page.reload();
+    await page.locator("#list button").first().click();
+    check("the server remembers the new one alone", (await (await answered(page, 1)).locator(".text").innerText()) === redrawn
+      && (await page.locator(".question").count()) === 1);
     await page.locator("#list button").nth(1).click();
     const kept = await answered(page, 1);
     check("its text", /diabetes/i.test(await kept.locator(".text").innerText()));
@@ -164,6 +191,43 @@ const TESTS = {
     }
   },
 
+  async "another answer takes the old one's place once it is complete, and not before"({ browser, binary }) {
+    const words = Array.from({ length: 30 }, (_, at) => `word${at}`).join(" ");
+    const server = await serve(binary, "engine.kind=scripted", "engine.script.token=60ms", `engine.script.text=${words}`);
+    const remembered = async (page) => {
+      const [{ session }] = await page.evaluate(() => JSON.parse(localStorage.getItem("stent.conversations")));
+      return (await (await fetch(`${server.base}/sessions/${session}`)).json()).messages.map(({ text }) => text.trim());
+    };
+    try {
+      const page = await open(browser, server.base);
+      const again = () => page.getByRole("button", { name: "Ask again for another answer" }).click();
+      await send(page, "Say all of it");
+      await answered(page, 1);
+      await send(page, "And once more");
+      await answered(page, 2);
+      check("the last answer alone", (await page.locator(".retry:visible").count()) === 1);
+      await again();
+      await page.locator(".answer[aria-busy] .text").getByText("word3").waitFor();
+      await page.keyboard.press("Escape");
+      await page.getByText("The answer from before is still there.").waitFor();
+      check("it is", (await (await answered(page, 2)).locator(".text").innerText()) === words);
+      check("on the server, too", (await remembered(page)).length === 4);
+      await page.getByRole("button", { name: "Try again" }).click();
+      await page.locator(".answer[aria-busy] .text").getByText("word3").waitFor();
+      // The page is loaded again meanwhile: the new answer is read to its end.
+      await page.reload();
+      await page.locator('.answer[aria-busy="true"]').waitFor();
+      await answered(page, 2);
+      check("one question each", (await page.locator(".question").count()) === 2);
+      check("nothing is amiss", (await page.locator(".trouble:visible").count()) === 0);
+      const asked = ["Say all of it", words, "And once more", words];
+      check("an exchange each", (await remembered(page)).join() === asked.join());
+      return page;
+    } finally {
+      server.stop();
+    }
+  },
+
   async "a server that asks for a key is given one"({ browser, binary }) {
     const key = "a-key-for-the-browser-that-nobody-else-has";
     const sha256 = createHash("sha256").update(key).digest("hex");
@@ -177,6 +241,61 @@ const TESTS = {
       const answer = await answered(page, 1);
       check("an answer", /diabetes/i.test(await answer.locator(".text").innerText()));
       check("the key is kept for this tab alone", !(await page.evaluate(() => JSON.stringify(localStorage))).includes(key));
+      return page;
+    } finally {
+      server.stop();
+    }
+  },
+
+  async "two who ask the same share a run, and each answer leads to its trace"({ browser, binary }) {
+    const words = Array.from({ length: 40 }, (_, at) => `word${at}`).join(" ");
+    const server = await serve(binary, "engine.kind=scripted", "engine.script.token=80ms", "cache.store=off",
+      "telemetry.trace_url=http://127.0.0.1:9/trace/{trace_id}", `engine.script.text=${words}`);
+    try {
+      const [first, second] = await Promise.all([1, 2].map(() => open(browser, server.base)));
+      await send(first, "Say all of it");
+      await first.locator(".answer .text").getByText("word2").waitFor();
+      await send(second, "Say all of it");
+      await answered(first, 1);
+      const shared = await answered(second, 1);
+      check("shared", (await shared.locator(".origin").innerText()) === "shared");
+      const link = await first.locator(".strip a").getAttribute("href");
+      check(`a link to the trace: ${link}`, /^http:\/\/127\.0\.0\.1:9\/trace\/[0-9a-f]{32}$/.test(link));
+      return first;
+    } finally {
+      server.stop();
+    }
+  },
+
+  async "a console behind a token asks for it and keeps it for its tab"({ browser, binary }) {
+    const token = "a-token-that-no-other-operator-has";
+    const sha256 = createHash("sha256").update(token).digest("hex");
+    const server = await serve(binary, "engine.kind=scripted", `server.admin_token=${sha256}`);
+    try {
+      const page = await open(browser, server.admin);
+      const dialog = page.getByRole("dialog");
+      await dialog.getByLabel("Admin token").waitFor();
+      check("nothing is shown before", (await page.locator("#rows tr").count()) === 0);
+      // Not now: the way in stays.
+      await dialog.getByRole("button", { name: "Cancel" }).click();
+      await page.locator("#pulse", { hasText: "locked" }).waitFor();
+      await page.getByRole("button", { name: "Enter the admin token" }).click();
+      await dialog.getByLabel("Admin token").fill("a guess");
+      await dialog.getByRole("button", { name: "Use it" }).click();
+      await dialog.getByText("It was refused: the admin token is wrong.").waitFor();
+      await axe(page, "the admin token is asked for");
+      await dialog.getByLabel("Admin token").fill(token);
+      await dialog.getByRole("button", { name: "Use it" }).click();
+      await page.locator("#rows tr").nth(4).waitFor();
+      check("the way in is gone", await page.getByRole("button", { name: "Enter the admin token" }).isHidden());
+      await page.reload();
+      await page.locator("#rows tr").nth(4).waitFor();
+      check("kept for this tab", await page.evaluate(() => sessionStorage.getItem("stent.admin")) === token);
+      check("and nowhere else", !(await page.evaluate(() => JSON.stringify(localStorage))).includes(token));
+      // A change needs the token as well.
+      await page.locator("#file").setInputFiles({ name: "mine.wasm", mimeType: "application/wasm", buffer: TRIM });
+      await page.locator("#rows tr", { hasText: "mine.wasm" }).locator(".chip", { hasText: "live" }).waitFor();
+      check("the log does not hold it", !server.log().includes(token));
       return page;
     } finally {
       server.stop();
@@ -201,8 +320,12 @@ const TESTS = {
       || (await until("calls", async () => Number(await row.locator(".calls").innerText()) >= 1), true));
     await page.locator("#changes .chip", { hasText: "swapped" }).first().waitFor();
     // A broken one, dropped onto the page.
-    await page.locator("#file").setInputFiles({ name: "mine.wasm", mimeType: "application/wasm",
-      buffer: Buffer.from("\0asm\x01\0\0\0 this is no module") });
+    const dropped = await page.evaluateHandle(() => {
+      const data = new DataTransfer();
+      data.items.add(new File(["\0asm\x01\0\0\0 this is no module"], "mine.wasm", { type: "application/wasm" }));
+      return data;
+    });
+    for (const event of ["dragover", "drop"]) await page.dispatchEvent("main", event, { dataTransfer: dropped });
     const broken = page.locator('#rows tr[data-state="rejected"]', { hasText: "mine" });
     await broken.locator(".reason").waitFor();
     check("its reason", (await broken.locator(".reason").innerText()).length > 15);

@@ -4,11 +4,11 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stent::policy::{Denied, Fail, FaultFacts, Hook, Observer, Policies, RunError, Surroundings};
+use stent::policy::{Denied, Fail, FaultFacts, Hook, Observer, RunError, Verdict};
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::guest::Guest;
-use super::support::{Bench, Letters, eventually, rejected, serving, snapshot, talk};
+use super::support::{Bench, eventually, rejected, serving, snapshot, talk};
 
 /// Puts the guest in, asks it once, and returns the fault; then asks again with `fail = "open"`.
 async fn fault(body: &str) -> RunError {
@@ -141,6 +141,17 @@ async fn the_newest_message_must_stay() {
 }
 
 #[tokio::test]
+async fn more_ids_than_there_are_messages_are_not_even_looked_up() {
+    let body = "(drop (memory.grow (i32.const 60))) (i32.store8 (i32.const 1032) (i32.const 2)) \
+                (i32.store (i32.const 1040) (i32.const 8192)) \
+                (i32.store (i32.const 1044) (i32.const 400000)) (i32.const 1024)";
+    assert_eq!(
+        fault(body).await,
+        RunError::BadResult("it keeps 400000 messages, there are 3".into())
+    );
+}
+
+#[tokio::test]
 async fn a_huge_result_is_refused() {
     // A list of 8 million ids would be 64 MB on the host.
     let body = "(drop (memory.grow (i32.const 1000))) (i32.store8 (i32.const 1032) (i32.const 2)) \
@@ -190,32 +201,45 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
 #[tokio::test]
 async fn a_flood_of_log_lines_is_cut_and_changes_nothing_else() {
     let mut bench = Bench::new();
-    // A thousand lines of 5000 bytes each.
+    // A thousand lines of 5000 bytes each, none of which is a character for a terminal.
     let body = "(loop (call $log (i32.const 1) (i32.const 2048) (i32.const 5000)) \
                 (local.set $n (i32.add (local.get $n) (i32.const 1))) \
                 (br_if 0 (i32.lt_u (local.get $n) (i32.const 1000)))) (i32.const 1024)";
     bench.put("noisy.wasm", &Guest::trimmer("noisy", body).core());
     bench.settings.trim.fail = Fail::Closed;
     let policies = bench.start();
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::registry().with(lines.clone());
+    let heard = Lines::default();
+    let subscriber = || tracing_subscriber::registry().with(heard.clone());
     // The guest runs on this thread.
-    let listening = tracing::subscriber::set_default(subscriber);
+    let listening = tracing::subscriber::set_default(subscriber());
     let trimmed = snapshot(&policies)
         .trim(&talk(&["a", "b", "c"]), None)
         .await
         .unwrap();
     drop(listening);
     assert_eq!(trimmed.kept, [0, 1, 2]);
-    let lines = lines.0.lock().unwrap();
+    let lines = heard.0.lock().unwrap().clone();
     let allowed = bench.settings.limits.log_lines as usize;
     assert_eq!(lines.len(), allowed + 1, "{lines:?}");
-    assert!(lines.iter().all(|line| line.len() <= 1024));
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.len() <= 1030 && !line.contains('\0'))
+    );
     let last = &lines[allowed];
     assert_eq!(
         last,
         "policies.limits.log_lines = 20 reached, further lines are dropped"
     );
+    // Nor do many requests, each with an instance of its own.
+    let listening = tracing::subscriber::set_default(subscriber());
+    for _ in 0..50 {
+        snapshot(&policies).trim(&talk(&["a"]), None).await.unwrap();
+    }
+    drop(listening);
+    let many = heard.0.lock().unwrap().len();
+    // Ten requests' worth in ten seconds, and nobody knows how fast this machine is today.
+    assert!((10..500).contains(&many), "{many} lines");
 }
 
 /// Each request of a policy that always fails is a fault, and not a line.
@@ -236,6 +260,29 @@ async fn a_policy_that_always_fails_does_not_fill_the_log() {
     // One in ten seconds, and nobody knows how fast this machine is today.
     assert!((1..20).contains(&lines.len()), "{lines:?}");
     assert!(lines[0].starts_with("the trim policy bad failed: it trapped"));
+}
+
+/// It counts its calls in its memory, and refuses from the second one on.
+#[tokio::test]
+async fn nothing_that_a_policy_keeps_reaches_another_request() {
+    let body = "(i32.store (i32.const 4096) (i32.add (i32.load (i32.const 4096)) (i32.const 1))) \
+                (global.set $n (i32.add (global.get $n) (i32.const 1))) \
+                (if (i32.gt_u (i32.add (i32.load (i32.const 4096)) (global.get $n)) (i32.const 2)) \
+                (then (return (i32.const 5000)))) (i32.const 1024)";
+    let guest = Guest::guard("counter", body).with("(global $n (mut i32) (i32.const 0))");
+    // `refuse("it will not do")`
+    let guest =
+        guest.with(r#"(data (i32.const 5000) "\00\00\00\00\03\00\00\00\58\02\00\00\0e\00\00\00")"#);
+    let mut bench = Bench::new();
+    bench.settings.guard.fail = Fail::Closed;
+    bench.put("g.wasm", &guest.core());
+    let policies = bench.start();
+    assert_eq!(serving(&policies, Hook::Guard).name, "counter");
+    // More than there are warm instances.
+    for request in 0..40 {
+        let verdict = snapshot(&policies).guard(&talk(&["Hello"])).await.unwrap();
+        assert_eq!(verdict, Verdict::Allow, "request {request}");
+    }
 }
 
 #[tokio::test]
@@ -281,13 +328,7 @@ async fn the_want_of_an_instance_is_a_fault_that_counts() {
     bench.settings.limits.warm = 0;
     bench.settings.limits.instances = 1;
     let faults = Faults::default();
-    let around = Surroundings {
-        tokenizer: Arc::new(Letters),
-        data_dir: bench.root.path().join("data"),
-        observer: Arc::new(faults.clone()),
-        compiler: Some(env!("CARGO_BIN_EXE_stent").into()),
-    };
-    let policies = Policies::start(bench.settings.clone(), around).unwrap();
+    let policies = bench.watched_by(Arc::new(faults.clone())).unwrap();
     let snapshot = snapshot(&policies);
     // The only instance waits for the prompt to be built.
     snapshot.layout().await.unwrap();

@@ -179,6 +179,15 @@ async fn a_filters_text_is_bounded() {
     let (error, text) = filter(&Guest::filter("bad", "", ECHO, &end)).await;
     assert!(matches!(error, RunError::BadResult(_)), "{error}");
     assert_eq!(text, "one two three");
+    // Many texts that are not too long are together.
+    let emit = words(1092, &[0, 2048, 40_000]) + "(i32.const 1088)";
+    let [(_c, closed), _] = gateways(Hook::Filter, &Guest::filter("bad", "", &emit, END));
+    let mut filter = snapshot(&closed).open_filter().await.unwrap();
+    filter.push("one ").await.unwrap();
+    assert_eq!(
+        fault(Hook::Filter, filter.push("two ").await),
+        bad("it emits 40000 bytes at once, at most 25544 are taken")
+    );
     // A reason for the log may be as long as it likes; it is cut.
     let stop = words(1092, &[1, 600, 14, 2048, 5000]) + "(i32.const 1088)";
     let [(_c, closed), _] = gateways(Hook::Filter, &Guest::filter("bad", "", &stop, END));
@@ -326,6 +335,13 @@ async fn a_prompt_builder_that_fails_is_replaced_for_layout_and_prompt_alike() {
         prompt(PLAIN, &own).await,
         RunError::Refused("it will not do".into())
     );
+    // With such a layout every question would be too long, and nobody's fault.
+    for layout in [[u32::MAX, 0], [0, 1800], [900, 900], [u32::MAX, u32::MAX]] {
+        let liar = words(1024, &layout) + "(i32.const 1024)";
+        let error = prompt(&liar, TRAP).await.to_string();
+        assert!(error.contains("its layout alone takes"), "{error}");
+        assert!(error.ends_with("and a prompt may have 1800"), "{error}");
+    }
     // One reserved string of no bytes would be found everywhere.
     let empty = words(2048, &[600, 0]) + &words(1024, &[0, 0, 2048, 1]) + "(i32.const 1024)";
     let error = prompt(&empty, TRAP).await.to_string();

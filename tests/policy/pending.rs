@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use stent::policy::{Hook, Policies, State};
 
@@ -88,6 +89,33 @@ async fn what_changes_or_goes_while_it_is_compiled_is_not_waited_for() {
     });
     assert_eq!(serving(&policies, Hook::Trim).state, State::Builtin);
     assert_eq!(rejected(&policies, "t.wasm"), None);
+}
+
+/// Whether a child compiles for this gateway.
+fn compiles(bench: &Bench) -> bool {
+    let folder = bench.root.path().display().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).into_owned())
+        .any(|line| line.contains("__compile") && line.contains(&folder))
+}
+
+#[tokio::test]
+async fn a_compiler_that_takes_too_long_is_ended() {
+    let mut bench = Bench::new();
+    gated(&mut bench);
+    bench.settings.limits.compile_wall = Duration::from_secs(2);
+    let policies = bench.start();
+    bench.put("t.wasm", &keeper("t"));
+    eventually("a child compiles", || compiles(&bench).then_some(()));
+    let (stage, reason) = eventually("rejected", || rejected(&policies, "t.wasm"));
+    assert_eq!(stage, "compile");
+    assert!(
+        reason.contains("policies.limits.compile_wall = 2s"),
+        "{reason}"
+    );
+    eventually("the child is gone", || (!compiles(&bench)).then_some(()));
 }
 
 /// The same with a module that really takes its time: some seconds, which nobody waits for.

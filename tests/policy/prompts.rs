@@ -1,6 +1,7 @@
 //! Nobody forges a turn: reserved strings are made harmless wherever they arise.
 
 use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use stent::policy::neutralise;
@@ -38,6 +39,20 @@ proptest! {
         }
         let twice = neutralise(&once, &reserved).into_owned();
         prop_assert_eq!(once, twice);
+    }
+}
+
+/// Whoever writes a text of nothing else must not hold the gateway up. Were it searched to its end at
+/// each string, this would take minutes.
+#[test]
+fn a_text_full_of_one_reserved_string_is_read_once() {
+    for filling in ["[INST]", "[/INST]", "[INST"] {
+        let text = filling.repeat((4 << 20) / filling.len());
+        let start = Instant::now();
+        let harmless = neutralise(&text, &RESERVED);
+        let took = start.elapsed();
+        assert!(RESERVED.iter().all(|string| !harmless.contains(string)));
+        assert!(took < Duration::from_secs(10), "{filling}: {took:?}");
     }
 }
 

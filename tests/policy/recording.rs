@@ -17,6 +17,10 @@ use crate::support::server::Server;
 async fn a_candidate_is_asked_what_a_gateway_recorded() {
     let desk = Desk::new();
     let set = format!("policies.record={}", desk.path("rec.jsonl").display());
+    // It was there before, for everybody to read.
+    desk.put("rec.jsonl", "");
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(desk.path("rec.jsonl"), open).unwrap();
     let server = Server::start(&["engine.kind=scripted", &set]).await;
     for question in ["What is diabetes?", "And its signs?", "Is there a cure?"] {
         server.chat(question, "talk").await;
@@ -167,7 +171,7 @@ async fn a_slow_disk_delays_no_request_and_what_it_cost_is_told() {
         match told(server.log()) {
             Some(dropped) => break dropped,
             None => assert!(
-                start.elapsed() < Duration::from_secs(10),
+                start.elapsed() < Duration::from_secs(30),
                 "{}",
                 server.log()
             ),

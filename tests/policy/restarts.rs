@@ -3,11 +3,12 @@
 
 use std::fs;
 
+use ed25519_dalek::SigningKey;
 use sha2::{Digest, Sha256};
 use stent::policy::{Hook, State};
 
 use super::guest::{Guest, keeper};
-use super::support::{Bench, eventually, rejected, serving, snapshot, talk};
+use super::support::{Bench, eventually, rejected, serving, sign, snapshot, talk};
 
 #[tokio::test]
 async fn revisions_keep_their_numbers_and_say_why_they_were_replaced() {
@@ -104,6 +105,65 @@ async fn the_revision_of_a_rollback_outlives_the_bad_file() {
     assert_eq!(serving(&bench.start(), Hook::Trim).state, State::Builtin);
 }
 
+/// What a file must have to serve, a revision of the history must have as well: a key may have been
+/// taken away, or a pin set, since it served.
+#[tokio::test]
+async fn a_rollback_asks_again_for_signature_and_pin() {
+    let [old, new] = [7, 8].map(|n| SigningKey::from_bytes(&[n; 32]));
+    let public = |key: &SigningKey| hex::encode(key.verifying_key().to_bytes());
+    let pin = hex::encode(Sha256::digest(keeper("two")));
+    let nothing = "";
+    for (keys, pin, left, why) in [
+        (vec![&old, &new], None, Some("one"), nothing),
+        (vec![&new], None, None, "is not a signature of this file"),
+        (
+            vec![&old, &new],
+            Some(pin),
+            None,
+            "policies.trim.pin allows only",
+        ),
+    ] {
+        let mut bench = Bench::new();
+        bench.settings.trusted_keys = vec![public(&old), public(&new)];
+        let policies = bench.start();
+        for (name, key) in [("one", &old), ("two", &new)] {
+            bench.put("t.wasm", &keeper(name));
+            sign(&bench, "t.wasm", key);
+            policies.reload().await.unwrap();
+            assert_eq!(serving(&policies, Hook::Trim).name, name);
+        }
+        drop(policies);
+        bench.settings.trusted_keys = keys.into_iter().map(public).collect();
+        bench.settings.trim.pin = pin;
+        let policies = bench.start();
+        assert_eq!(serving(&policies, Hook::Trim).name, "two");
+        policies.rollback(Hook::Trim).await.unwrap();
+        let now = serving(&policies, Hook::Trim);
+        match left {
+            Some(name) => assert_eq!(now.name, name),
+            None => assert_eq!(now.state, State::Builtin),
+        }
+        let last = policies.audit(1).unwrap().pop().unwrap();
+        assert!(last.reason.contains(why), "{}", last.reason);
+    }
+}
+
+#[test]
+fn a_damaged_history_keeps_the_gateway_from_starting_and_says_what_to_do() {
+    let bench = Bench::new();
+    drop(bench.start());
+    let file = bench.root.path().join("data/policies/history.json");
+    fs::write(&file, "{").unwrap();
+    let error = bench.try_start().err().unwrap().to_string();
+    assert!(
+        error.contains("history.json: found no policy history (")
+            && error.contains("move it away to start without revisions"),
+        "{error}"
+    );
+    fs::remove_file(&file).unwrap();
+    bench.start();
+}
+
 /// Takes a revision's source and compiled code away.
 fn lose(bench: &Bench, name: &'static str) {
     let sha256 = hex::encode(Sha256::digest(keeper(name)));
@@ -154,4 +214,26 @@ async fn the_breaker_passes_over_revisions_that_cannot_return() {
             last.reason
         );
     }
+}
+
+/// While a process lets its last requests finish, its successor alone keeps folder and history.
+#[tokio::test]
+async fn a_process_that_was_replaced_writes_nothing_more() {
+    let bench = Bench::new();
+    bench.put("t.wasm", &keeper("one"));
+    let old = bench.start();
+    let new = bench.start();
+    old.stand_down();
+    eventually("no reconciler", || {
+        futures::executor::block_on(old.history(Hook::Trim)).err()
+    });
+    bench.put("t.wasm", &keeper("two"));
+    new.reload().await.unwrap();
+    assert!(old.reload().await.is_err());
+    assert_eq!(serving(&old, Hook::Trim).name, "one");
+    snapshot(&old).trim(&talk(&["a"]), None).await.unwrap();
+    assert_eq!(serving(&new, Hook::Trim).name, "two");
+    let told = new.audit(10).unwrap();
+    let two: Vec<_> = told.iter().filter(|c| c.to != told[0].to).collect();
+    assert_eq!(two.len(), 1, "it is written down once: {told:?}");
 }

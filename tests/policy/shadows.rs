@@ -35,11 +35,19 @@ async fn a_guards_verdict_is_compared() {
     // Native code is live, and allows.
     let verdict = snapshot(&policies).guard(&messages).await.unwrap();
     assert_eq!(verdict, Verdict::Allow, "a shadow touches no answer");
-    compared(&policies, Hook::Guard, "0 same, 1 different, 0 failed");
+    compared(
+        &policies,
+        Hook::Guard,
+        "0 same, 1 different (other verdict: 1), 0 failed",
+    );
     bench.put("live.wasm", &Guest::guard("live", &refuse()).core());
     policies.reload().await.unwrap();
     snapshot(&policies).guard(&messages).await.unwrap();
-    compared(&policies, Hook::Guard, "1 same, 1 different, 0 failed");
+    compared(
+        &policies,
+        Hook::Guard,
+        "1 same, 1 different (other verdict: 1), 0 failed",
+    );
     // A live policy that faults has decided nothing.
     bench.put("live.wasm", &Guest::guard("live", TRAP).core());
     policies.reload().await.unwrap();
@@ -47,7 +55,11 @@ async fn a_guards_verdict_is_compared() {
     bench.put("live.wasm", &Guest::guard("live", ALLOW).core());
     policies.reload().await.unwrap();
     snapshot(&policies).guard(&messages).await.unwrap();
-    compared(&policies, Hook::Guard, "1 same, 2 different, 0 failed");
+    compared(
+        &policies,
+        Hook::Guard,
+        "1 same, 2 different (other verdict: 2), 0 failed",
+    );
 }
 
 /// What nobody asked is compared with nothing, and its faults are no reason to roll back.
@@ -104,6 +116,12 @@ async fn a_filters_whole_text_is_compared() {
     let policies = bench.start();
     assert_eq!(told(&policies).await, "one two three");
     compared(&policies, Hook::Filter, "1 same, 0 different, 0 failed");
+    // An answer that the client leaves is not compared: the next one is the second.
+    let mut left = snapshot(&policies).open_filter().await.unwrap();
+    left.push("one ").await.unwrap();
+    drop(left);
+    assert_eq!(told(&policies).await, "one two three");
+    compared(&policies, Hook::Filter, "2 same, 0 different, 0 failed");
     // Every word is the same, and the end is missing.
     let close = words(1156, &[600, 14]) + END;
     bench.put(
@@ -112,17 +130,21 @@ async fn a_filters_whole_text_is_compared() {
     );
     policies.reload().await.unwrap();
     assert_eq!(told(&policies).await, "one two three");
-    compared(&policies, Hook::Filter, "0 same, 1 different, 0 failed");
+    compared(
+        &policies,
+        Hook::Filter,
+        "0 same, 1 different (other text: 1), 0 failed",
+    );
     // The live filter stops the answer; the candidate has heard no more than it, and says nothing.
     let stop = words(1092, &[1, 600, 14, 600, 14]) + HOLD;
     bench.put("live.wasm", &Guest::filter("live", "", &stop, END).core());
     policies.reload().await.unwrap();
     assert_eq!(told(&policies).await, "it will not do");
-    compared(&policies, Hook::Filter, "0 same, 2 different, 0 failed");
-    // An answer that the client leaves is not compared.
-    let mut left = snapshot(&policies).open_filter().await.unwrap();
-    left.push("").await.ok();
-    drop(left);
+    compared(
+        &policies,
+        Hook::Filter,
+        "0 same, 2 different (other text: 2), 0 failed",
+    );
     bench.put(
         "f.shadow.wasm",
         &Guest::filter("next", "", &stop, END).core(),
@@ -146,7 +168,11 @@ async fn a_cache_policys_key_and_admission_are_compared() {
     let messages = talk(&["Hello"]);
     // Native code neither looks up nor keeps.
     snapshot(&policies).cache_decide(&messages).await.unwrap();
-    compared(&policies, Hook::Cache, "0 same, 1 different, 0 failed");
+    compared(
+        &policies,
+        Hook::Cache,
+        "0 same, 1 different (other key: 1), 0 failed",
+    );
     let outcome = AnswerOutcome {
         finish: Finish::Stop,
         prompt_tokens: 1,
@@ -159,7 +185,11 @@ async fn a_cache_policys_key_and_admission_are_compared() {
             .await
     };
     assert_eq!(admit().await, None);
-    compared(&policies, Hook::Cache, "1 same, 1 different, 0 failed");
+    compared(
+        &policies,
+        Hook::Cache,
+        "1 same, 1 different (other key: 1), 0 failed",
+    );
     // `store(1000 ms)`
     let store = words(1024, &[0, 0, 1, 0, 1000, 0]) + "(i32.const 1024)";
     bench.put(
@@ -168,7 +198,11 @@ async fn a_cache_policys_key_and_admission_are_compared() {
     );
     policies.reload().await.unwrap();
     assert_eq!(admit().await, None, "a shadow keeps no answer");
-    compared(&policies, Hook::Cache, "0 same, 1 different, 0 failed");
+    compared(
+        &policies,
+        Hook::Cache,
+        "0 same, 1 different (kept otherwise: 1), 0 failed",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,15 +214,37 @@ async fn native_trimming_and_prompts_are_compared_as_well() {
         "t.shadow.wasm",
         &Guest::trimmer("next", "(i32.const 1024)").core(),
     );
-    // A prompt of the first message alone.
-    let plan = words(2048, &[2, 0, 0, 0]) + &words(1088, &[0, 2048, 1, 0, 0, 0]);
-    let build = plan + "(i32.const 1088)";
-    let prompt = Guest::prompt("next", "(i32.const 1024)", &build);
-    bench.put("p.shadow.wasm", &prompt.core());
+    bench.put("p.shadow.wasm", &first_alone("next", 0));
     let policies = bench.start();
     let messages = talk(&["Hello"]);
     snapshot(&policies).trim(&messages, None).await.unwrap();
     compared(&policies, Hook::Trim, "1 same, 0 different, 0 failed");
     snapshot(&policies).build(&messages).await.unwrap();
-    compared(&policies, Hook::Prompt, "0 same, 1 different, 0 failed");
+    let counts = "0 same, 1 different (other prompt tokens: 1), 0 failed";
+    compared(&policies, Hook::Prompt, counts);
+}
+
+/// A prompt of the first message alone. Who has not declared a layout before builds nothing.
+fn first_alone(name: &'static str, stable: u32) -> Vec<u8> {
+    let plan = words(2048, &[2, 0, 0, 0]) + &words(1088, &[0, 2048, 1, stable, 0, 0]);
+    let declared = "(if (i32.eqz (global.get $declared)) (then (unreachable)))";
+    let declare = "(global.set $declared (i32.const 1)) (i32.const 1024)";
+    let build = format!("{declared} {plan} (i32.const 1088)");
+    let guest = Guest::prompt(name, declare, &build);
+    guest
+        .with("(global $declared (mut i32) (i32.const 0))")
+        .core()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_builder_is_asked_as_if_it_were_live_and_compared_by_its_tokens() {
+    let bench = Bench::new();
+    bench.put("p.wasm", &first_alone("live", 0));
+    // Only its hint for the engine is another one.
+    bench.put("p.shadow.wasm", &first_alone("next", 1));
+    let policies = bench.start();
+    assert_eq!(serving(&policies, Hook::Prompt).name, "live");
+    let built = snapshot(&policies).build(&talk(&["Hello"])).await.unwrap();
+    assert_eq!((built.tokens.len(), built.stable), (5, 0));
+    compared(&policies, Hook::Prompt, "1 same, 0 different, 0 failed");
 }

@@ -1,4 +1,4 @@
-//! Bounds that a broken pool or a lost fast path would pass by far; figures are printed.
+//! What calls cost, printed; that warm instances serve them; and that swaps under load harm nobody.
 
 #![expect(unsafe_code, reason = "no crate here reads a thread's CPU time")]
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use stent::policy::{AnswerOutcome, Hook, Policies};
+use stent::policy::{AnswerOutcome, Hook, Observer, Policies};
 use stent::types::{Finish, Message};
 
 use super::guest::keeper;
@@ -113,8 +113,82 @@ async fn three_hooks_take_microseconds() {
             quantile(times, 0.99)
         );
     }
-    // Not the time on the clock, which others on the machine decide about.
+    // A call that compiles or reads something again takes longer than that. Not the time on the clock,
+    // which others on the machine decide about.
     assert!(quantile(&cpu, 0.5) < 2_000);
+}
+
+/// Time on the processor, as above.
+#[tokio::test]
+async fn a_filter_adds_at_most_20_us_to_a_chunk() {
+    let mut bench = Bench::new();
+    bench.settings.filter.bundled = Some("filter-redact".into());
+    let policies = bench.start();
+    let mut times = Vec::new();
+    for _ in 0..40 {
+        let mut filter = snapshot(&policies).open_filter().await.unwrap();
+        for word in "Thirst, tiredness; write to ann@example.org or call 555 123 4567 then. "
+            .repeat(5)
+            .split_inclusive(' ')
+        {
+            let began = processor_time();
+            filter.push(word).await.unwrap();
+            times.push(processor_time() - began);
+        }
+        filter.finish(Finish::Stop).await.unwrap();
+    }
+    times.sort_unstable();
+    let [half, most] = [0.5, 0.99].map(|share| quantile(&times, share));
+    println!("a chunk through filter-redact: p50 {half} ns, p99 {most} ns of processor time");
+    // Unoptimised code is measured by nobody.
+    let bound = if cfg!(debug_assertions) {
+        1_000_000
+    } else {
+        20_000
+    };
+    assert!(half <= bound, "{half} ns");
+}
+
+/// Counts the calls that no instance was ready for.
+#[derive(Clone, Default)]
+struct Cold(Arc<AtomicU64>);
+
+impl Observer for Cold {
+    fn cold(&self, hook: Hook) {
+        assert_eq!(hook, Hook::Cache);
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn calls_are_served_by_instances_that_were_made_ahead() {
+    let messages = talk(&["What is diabetes?"]);
+    for warm in [0, 4] {
+        let mut bench = Bench::new();
+        bench.settings.limits.warm = warm;
+        let cold = Cold::default();
+        let policies = bench.watched_by(Arc::new(cold.clone())).unwrap();
+        let ask = async || {
+            let before = cold.0.load(Ordering::Relaxed);
+            snapshot(&policies).cache_decide(&messages).await.unwrap();
+            cold.0.load(Ordering::Relaxed) - before
+        };
+        // The pool is full before anybody is served.
+        for call in 0..4 {
+            assert_eq!(ask().await, u64::from(warm == 0), "call {call}");
+        }
+        if warm == 0 {
+            continue;
+        }
+        // What was used is replaced in good time.
+        let start = Instant::now();
+        let mut in_a_row = 0;
+        while in_a_row < 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            in_a_row = if ask().await == 0 { in_a_row + 1 } else { 0 };
+            assert!(start.elapsed() < Duration::from_secs(30));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -105,6 +105,42 @@ async fn what_misbehaves_when_it_is_tried_never_serves_and_the_reason_names_the_
     assert_eq!(trimmed.unwrap().kept, [0]);
 }
 
+/// Names and words of a file are its author's, and are read by operators on terminals.
+#[tokio::test]
+async fn what_a_file_says_is_short_and_controls_no_terminal() {
+    let bench = Bench::new();
+    let policies = bench.start();
+    let importing = |name: &str| {
+        let import = format!(r#"(import "env" "{name}" (func))"#);
+        trimmer().importing(&import).core()
+    };
+    let told = async |bytes: &[u8]| {
+        bench.put("t.wasm", bytes);
+        policies.reload().await.unwrap();
+        rejected(&policies, "t.wasm").unwrap()
+    };
+    // More than a pipe holds: the compiling child has to get rid of it.
+    let (stage, reason) = told(&importing(&"x".repeat(90_000))).await;
+    assert_eq!(stage, "componentize", "{reason}");
+    assert!(reason.starts_with("imports xxx") && reason.ends_with(" [...]"));
+    assert!(reason.len() < 5000, "{} bytes", reason.len());
+    let (_, reason) = told(&importing(r"\1b[2Jclock\0a")).await;
+    assert!(
+        reason.starts_with(r"imports \u{1b}[2Jclock  of env"),
+        "{reason}"
+    );
+    let rude = trimmer()
+        .self_test(NO)
+        .with(r#"(data (i32.const 600) "\1b[2Jit\0awill")"#);
+    let (stage, reason) = told(&rude.core()).await;
+    assert_eq!(stage, "self-test");
+    assert_eq!(reason, r"it reported: \u{1b}[2Jit will do");
+    let version = trimmer().with(r#"(data (i32.const 128) "1\0a0.0")"#);
+    let (stage, reason) = told(&version.core()).await;
+    assert_eq!(stage, "describe");
+    assert!(reason.starts_with(r#"its version is "1\n0.0""#), "{reason}");
+}
+
 #[tokio::test]
 async fn a_bad_file_at_startup_leaves_the_built_in_policy() {
     let bench = Bench::new();

@@ -81,12 +81,19 @@ impl Bench {
     }
 
     pub fn try_start(&self) -> Result<Arc<Policies>, stent::policy::PolicyError> {
+        self.watched_by(Arc::new(Quiet))
+    }
+
+    pub fn watched_by(
+        &self,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Policies>, stent::policy::PolicyError> {
         Policies::start(
             self.settings.clone(),
             Surroundings {
                 tokenizer: Arc::new(Letters),
                 data_dir: self.root.path().join("data"),
-                observer: Arc::new(Quiet),
+                observer,
                 compiler: Some(self.compiler.clone()),
             },
         )

@@ -129,6 +129,11 @@ impl Receiver {
         format!("http://{}", self.address)
     }
 
+    /// How many spans came.
+    pub fn count(&self) -> usize {
+        self.store.0.lock().unwrap().len()
+    }
+
     /// The trace's spans, as soon as there are `count` of them; fails after 30 s.
     pub fn trace(&self, trace_id: &str, count: usize) -> Vec<Received> {
         let id = hex::decode(trace_id).unwrap();

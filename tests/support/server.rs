@@ -24,7 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Server {
     /// Starts with these `--set` values on top of small defaults and waits until it is ready.
     pub async fn start(sets: &[&str]) -> Self {
-        let server = Self::launch(sets, |_| {});
+        Self::start_with(sets, &[]).await
+    }
+
+    /// With further environment variables.
+    pub async fn start_with(sets: &[&str], vars: &[(&str, &str)]) -> Self {
+        let server = Self::launch_with(sets, vars, |_| {});
         server
             .until("the server is ready", async |s| {
                 s.client
@@ -40,6 +45,10 @@ impl Server {
     /// Does not wait; `prepare` is given the policies folder before the server sees it. A
     /// `stent.toml` that it puts beside the folder is the configuration file.
     pub fn launch(sets: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        Self::launch_with(sets, &[], prepare)
+    }
+
+    fn launch_with(sets: &[&str], vars: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         stent::tls::install();
         let folder = tempfile::tempdir().unwrap();
         let policies = folder.path().join("policies");
@@ -47,7 +56,7 @@ impl Server {
         prepare(&policies);
         let (public, admin) = (free_port(), free_port());
         Self {
-            child: spawn(folder.path(), (public, admin), sets),
+            child: spawn(folder.path(), (public, admin), sets, vars),
             ports: (public, admin),
             base: format!("http://127.0.0.1:{public}"),
             admin: format!("http://127.0.0.1:{admin}"),
@@ -59,7 +68,7 @@ impl Server {
     /// Starts again, with the same ports and folder, and waits until it is ready.
     pub async fn again(mut self, sets: &[&str]) -> Self {
         self.kill();
-        self.child = spawn(self.folder.path(), self.ports, sets);
+        self.child = spawn(self.folder.path(), self.ports, sets, &[]);
         self.client = reqwest::Client::new();
         self.until("the server is ready again", async |s| {
             let ready = s.client.get(format!("{}/ready", s.base)).send().await;
@@ -194,7 +203,12 @@ impl Drop for Server {
 }
 
 /// The process, with the small defaults and these `--set` values on top.
-fn spawn(folder: &Path, (public, admin): (u16, u16), sets: &[&str]) -> Child {
+fn spawn(
+    folder: &Path,
+    (public, admin): (u16, u16),
+    sets: &[&str],
+    vars: &[(&str, &str)],
+) -> Child {
     let mut command = command();
     command
         .arg("serve")
@@ -221,6 +235,7 @@ fn spawn(folder: &Path, (public, admin): (u16, u16), sets: &[&str]) -> Child {
         .open(folder.join("log"))
         .unwrap();
     command
+        .envs(vars.iter().copied())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .stdin(Stdio::null())

@@ -10,13 +10,18 @@ async fn start(sets: &[&str]) -> Server {
     Server::start(&[&own, sets].concat()).await
 }
 
-/// The access lines of a JSON log.
+/// The lines of a JSON log for what clients asked.
 fn lines(log: &str) -> Vec<Value> {
     let parsed = log
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     parsed
         .filter(|line| line["target"] == "stent::access")
+        .filter(|line| {
+            !line["route"]
+                .as_str()
+                .is_some_and(|r| r.starts_with("/admin"))
+        })
         .collect()
 }
 
@@ -104,6 +109,68 @@ async fn each_request_is_one_line() {
     );
     assert_eq!(line.get("ttft_ms"), None);
     assert_eq!(by("/v1/models", 200)["method"], "GET");
+}
+
+/// Nobody is refused in silence; what balancers ask is told to whoever debugs.
+#[tokio::test]
+async fn what_is_refused_is_a_line_too() {
+    let digest = stent::access::Digest::of("one");
+    let key = format!("server.keys=[{{ tenant = \"a\", sha256 = \"{digest}\" }}]");
+    let server = start(&[&key]).await;
+    let ask = async |method: &str, path: &str, known: bool| {
+        let url = format!("{}{path}", server.base);
+        let mut asked = server.client.request(method.parse().unwrap(), url);
+        if known {
+            asked = asked.bearer_auth("one");
+        }
+        asked.send().await.unwrap().bytes().await.unwrap()
+    };
+    ask("GET", "/sessions/canary-1", false).await;
+    ask("POST", "/chat", false).await;
+    ask("GET", "/canary-2", true).await;
+    ask("CANARY", "/chat", true).await;
+    ask("HEAD", "/v1/models", true).await;
+    ask("GET", "/health", false).await;
+    let told = until_lines(&server, 5).await;
+    let mut facts: Vec<_> = told
+        .iter()
+        .map(|line| {
+            let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+            let (method, route) = (text("method"), text("route"));
+            format!(
+                "{method} {route} {} {} {}",
+                line["status"],
+                text("outcome"),
+                text("level")
+            )
+        })
+        .collect();
+    facts.sort();
+    let expected = [
+        "GET - 404 error INFO",
+        "GET /sessions/{id} 401 error INFO",
+        "HEAD /v1/models 200 ok INFO",
+        "POST /chat 401 error INFO",
+        "_OTHER /chat 405 error INFO",
+    ];
+    assert_eq!(facts, expected);
+    assert!(
+        told.iter().all(|line| line["trace_id"].is_string()),
+        "{told:#?}"
+    );
+    log_route(&server, Method::PUT, Some("debug")).await;
+    ask("GET", "/health", false).await;
+    let told = until_lines(&server, 6).await;
+    let last = told.last().unwrap();
+    assert_eq!(
+        (&last["route"], &last["level"]),
+        (&json!("/health"), &json!("DEBUG"))
+    );
+    assert!(
+        !server.log().to_lowercase().contains("canary"),
+        "{}",
+        server.log()
+    );
 }
 
 #[tokio::test]

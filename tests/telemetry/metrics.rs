@@ -34,7 +34,7 @@ fn line(metrics: &Metrics, start: &str) -> String {
 
 #[test]
 fn a_request_is_seen_in_every_metric_that_it_concerns() {
-    let metrics = Metrics::new("demo");
+    let metrics = Metrics::new("llama_cpp", "demo");
     metrics.request_finished(&finished(Outcome::Ok));
     metrics.run_finished(Duration::from_millis(20), 100, 90, 21);
     let genai = r#"{gen_ai_operation_name="chat",gen_ai_provider_name="llama_cpp",gen_ai_request_model="demo",error_type=""}"#;
@@ -78,7 +78,7 @@ fn a_request_is_seen_in_every_metric_that_it_concerns() {
 
 #[test]
 fn a_slow_bucket_leads_to_its_trace() {
-    let metrics = Metrics::new("demo");
+    let metrics = Metrics::new("llama_cpp", "demo");
     metrics.request_finished(&finished(Outcome::Error));
     let bucket = lines(&metrics, "gen_ai_server_time_to_first_token_seconds_bucket")
         .into_iter()
@@ -93,7 +93,7 @@ fn a_slow_bucket_leads_to_its_trace() {
 
 #[test]
 fn gauges_are_read_when_they_are_asked_for() {
-    let metrics = Metrics::new("demo");
+    let metrics = Metrics::new("llama_cpp", "demo");
     assert_eq!(lines(&metrics, "stent_queue_depth "), Vec::<String>::new());
     let depth = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let reader = Arc::clone(&depth);
@@ -128,7 +128,7 @@ fn gauges_are_read_when_they_are_asked_for() {
 
 #[test]
 fn ten_thousand_names_do_not_become_ten_thousand_series() {
-    let metrics = Metrics::new("demo");
+    let metrics = Metrics::new("llama_cpp", "demo");
     for n in 0..10_000 {
         let name = format!("policy-{n}");
         metrics.policy_call("trim", &name, Duration::from_micros(80));
@@ -157,7 +157,7 @@ fn ten_thousand_names_do_not_become_ten_thousand_series() {
 /// Two threads that hold guards of the same families at once have deadlocked before.
 #[test]
 fn many_threads_count_while_others_scrape() {
-    let metrics = Metrics::new("demo");
+    let metrics = Metrics::new("llama_cpp", "demo");
     std::thread::scope(|scope| {
         for n in 0..8_u32 {
             let metrics = &metrics;

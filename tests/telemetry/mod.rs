@@ -52,6 +52,7 @@ fn sampling() -> Sampling {
         logit_bias: Vec::new(),
         grammar: None,
         seed: 7,
+        logprobs: None,
     }
 }
 
@@ -61,7 +62,10 @@ fn request() -> String {
     spans::generation(&server, 3);
     // Entered and left again long before its end, as an instrumented handler does.
     server.in_scope(|| spans::position(&spans::admission(&server, 2), 1));
-    spans::turns(&spans::session_load(&server, "redb"), 3);
+    let load = spans::session_load(&server);
+    spans::session_place(&load, "redb");
+    spans::turns(&load, 3);
+    drop(load);
     spans::cache_result(&spans::cache_lookup(&server, "memory", "parts"), "miss");
     let call = spans::PolicyCall {
         ask: "trim",
@@ -79,7 +83,7 @@ fn request() -> String {
     let chat = spans::chat(&server, "demo", &sampling(), 1024);
     let waiting = spans::queue_wait(&chat);
     spans::seed_source(&chat, "derived");
-    drop(spans::coalesce_wait(&server, &trace::context(&chat)));
+    drop(spans::coalesce_wait(&server, Some(&trace::context(&chat))));
     elsewhere(move || engine(waiting, chat));
     let id = trace::trace_id(&server).unwrap();
     elsewhere(move || body(server));
@@ -100,7 +104,10 @@ fn body(server: Held) {
         "first_byte",
         &[("a.secret", Value::from("canary"))],
     );
-    spans::turns(&spans::session_append(&server, "redb"), 4);
+    let append = spans::session_append(&server);
+    spans::session_place(&append, "redb");
+    spans::turns(&append, 4);
+    drop(append);
     drop(spans::cache_store(&server, "memory", 512));
     spans::http_status(&server, 200);
     spans::outcome(&server, Outcome::Ok);

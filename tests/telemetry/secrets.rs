@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use stent::trace::Protocol;
 
-use crate::policy::guest::{Guest, TRAP};
+use crate::policy::guest::{Guest, TRAP, words};
 use crate::support::otlp::{Received, Receiver};
 use crate::support::server::Server;
 
@@ -32,6 +32,8 @@ async fn kept(server: &Server, spans: &[Received]) -> Vec<(String, String)> {
         "/admin/slots",
         "/admin/status",
         "/admin/log",
+        "/admin/traces",
+        "/console",
     ];
     for page in histories.iter().map(String::as_str).chain(fixed) {
         let response = server
@@ -124,7 +126,49 @@ async fn ask_all(server: &Server) -> (Vec<String>, Value) {
             .unwrap();
         drop(response.bytes().await);
     }
+    // A word of one's own where HTTP has its.
+    let other = reqwest::Method::from_bytes(ASKED.as_bytes()).unwrap();
+    let refused = server
+        .client
+        .request(other, format!("{}/chat", server.base));
+    drop(refused.send().await.unwrap().bytes().await);
     (traces, slots)
+}
+
+/// Policies that say aloud what they read, as none should: a guard that logs the newest message and
+/// reports it as an error, and a filter that logs each piece of the answer.
+fn gossips() -> [(&'static str, Vec<u8>); 2] {
+    let mut guard = Guest::hookless("gossip");
+    guard.world = "guarding";
+    let guard = guard
+        .importing(
+            r#"(import "stent:policy/request@0.1.0" "[method]transcript.messages"
+                (func $messages (param i32 i32)))
+               (import "stent:policy/request@0.1.0" "[method]transcript.head"
+                (func $head (param i32 i64 i32 i32)))"#,
+        )
+        .with(
+            r#"(func (export "stent:policy/guard@0.1.0#check")
+                 (param $req i32) (param $all i32) (result i32) (local $last i32)
+                 (call $messages (local.get $all) (i32.const 1400))
+                 (local.set $last (i32.add (i32.load (i32.const 1400))
+                   (i32.mul (i32.const 24) (i32.sub (i32.load (i32.const 1404)) (i32.const 1)))))
+                 (call $head (local.get $all) (i64.load (local.get $last)) (i32.const 200)
+                   (i32.const 1420))
+                 (call $log (i32.const 2) (i32.load (i32.const 1424)) (i32.load (i32.const 1428)))
+                 (call $drop-request (local.get $req)) (call $drop-transcript (local.get $all))
+                 (i32.store (i32.const 1024) (i32.const 1))
+                 (i32.store (i32.const 1028) (i32.load (i32.const 1424)))
+                 (i32.store (i32.const 1032) (i32.load (i32.const 1428)))
+                 (i32.const 1024))"#,
+        );
+    let push = r#"(call $log (i32.const 2) (local.get $text) (local.get $bytes))
+        (i32.store (i32.const 1024) (i32.const 0)) (i32.store (i32.const 1028) (i32.const 0))
+        (i32.store (i32.const 1032) (local.get $text))
+        (i32.store (i32.const 1036) (local.get $bytes)) (i32.const 1024)"#;
+    let finish = words(1024, &[0, 0, 0]) + "(i32.const 1024)";
+    let filter = Guest::filter("gossips", "", push, &finish);
+    [("guard.wasm", guard.core()), ("filter.wasm", filter.core())]
 }
 
 async fn start(sets: &[&str], receiver: &Receiver) -> Server {
@@ -141,6 +185,9 @@ async fn start(sets: &[&str], receiver: &Receiver) -> Server {
     let bad = Guest::trimmer("bad", TRAP).core();
     let server = Server::launch(&[&own, sets].concat(), |policies| {
         std::fs::write(policies.join("trim.wasm"), bad).unwrap();
+        for (file, policy) in gossips() {
+            std::fs::write(policies.join(file), policy).unwrap();
+        }
     });
     server
         .until("it is ready", async |s| {
@@ -180,6 +227,18 @@ async fn nothing_of_what_people_write_is_kept() {
     for canary in ALL {
         assert_eq!(holding(&kept, canary), Vec::<&str>::new(), "{canary}");
     }
+    for gossip in ["gossip", "gossips"] {
+        let (log, policy) = (server.log(), format!("\"policy\":\"{gossip}\""));
+        let mut lines = log.lines().filter(|line| line.contains(&policy));
+        let withheld = lines.any(|line| line.contains("withheld: it repeats"));
+        assert!(withheld, "{gossip} said nothing");
+    }
+    assert!(
+        server
+            .log()
+            .contains("the guard policy gossip failed: it reported: (withheld"),
+        "its error is told without its words"
+    );
     assert!(
         !server.log().contains("capture_content"),
         "nothing warns of what is off"

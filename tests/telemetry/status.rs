@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use stent::access::Digest;
 
 use crate::support::server::{Server, command};
 
@@ -72,6 +73,47 @@ async fn status_tells_what_pm2_told() {
     }
     assert!(!shown.contains('\x1b'), "no colour into a pipe: {shown}");
     drop(running);
+}
+
+/// The admin routes may ask for a token, which the environment holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_a_token_shows_itself_to_who_has_it() {
+    let token = format!("server.admin_token={}", Digest::of("secret"));
+    let server = Server::start(&["engine.kind=scripted", &token]).await;
+    let run = |what: &str, token: Option<&str>| {
+        let mut command = command();
+        command.args([what, "--admin", &server.admin]);
+        if let Some(token) = token {
+            command.env("STENT_ADMIN_TOKEN", token);
+        }
+        command.output().unwrap()
+    };
+    let shown = run("status", Some("secret"));
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
+    assert!(text(&shown.stdout).contains("prompt-mistral"));
+    for (what, token, said) in [
+        ("status", None, "needs the admin token (server.admin_token)"),
+        ("status", Some("guess"), "the admin token is wrong"),
+        ("top", None, "needs the admin token (server.admin_token)"),
+        // It was let in: what is missing is a terminal.
+        ("top", Some("secret"), "needs a terminal"),
+    ] {
+        let refused = run(what, token);
+        assert_eq!(refused.status.code(), Some(1), "{what}");
+        let told = text(&refused.stderr);
+        assert!(told.contains(said) && told.lines().count() == 1, "{told}");
+        assert!(
+            !told.contains("secret") && !told.contains("guess"),
+            "{told}"
+        );
+    }
+    // Alive and ready are told to everybody.
+    let health = command()
+        .args(["health", "--ready", "--listen"])
+        .arg(server.base.trim_start_matches("http://"))
+        .output()
+        .unwrap();
+    assert!(health.status.success(), "{}", text(&health.stderr));
 }
 
 #[test]

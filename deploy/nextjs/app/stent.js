@@ -1,7 +1,10 @@
 import { DefaultChatTransport } from "ai";
+import { Stent } from "../stent-client.js";
 
 /** Where the gateway is; its server.cors_origins must name this page's origin. */
 export const STENT = process.env.NEXT_PUBLIC_STENT ?? "http://127.0.0.1:8000";
+
+const stent = new Stent({ url: STENT });
 
 const text = (message) => message.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
 
@@ -11,9 +14,8 @@ export function stentTransport() {
   return new DefaultChatTransport({
     api: `${STENT}/chat/stream`,
     prepareSendMessagesRequest({ id, messages, trigger }) {
-      const body = { message: text(messages.findLast((it) => it.role === "user")), session_id: id };
-      // Another answer to the same question needs another draw.
-      return { body: trigger === "regenerate-message" ? { ...body, seed: "random" } : body };
+      // regenerate() replaces the last answer in the gateway's memory, too, by another draw.
+      return { body: { message: text(messages.findLast((it) => it.role === "user")), session_id: id, trigger } };
     },
     prepareReconnectToStreamRequest: ({ id }) => ({ api: `${STENT}/chat/stream/${encodeURIComponent(id)}` }),
   });
@@ -31,9 +33,7 @@ export function sessionId() {
 
 /** What was said before, as useChat keeps messages. */
 export async function history(id) {
-  const response = await fetch(`${STENT}/sessions/${encodeURIComponent(id)}`);
-  if (!response.ok) return [];
-  const { messages } = await response.json();
+  const messages = await stent.history(id).catch(() => []);
   return messages.map(({ role, text }, at) => ({ id: `h${at}`, role, parts: [{ type: "text", text }] }));
 }
 

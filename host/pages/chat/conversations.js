@@ -4,6 +4,7 @@
 const KEY = "stent.conversations";
 const MOST = 100;
 const TITLE = 60;
+const STILL_THERE = "The answer from before is still there.";
 
 /** An exchange: a question and the state of its answer. */
 export class Exchange {
@@ -13,15 +14,17 @@ export class Exchange {
   dropped = 0;
   told = null;
   problem = null;
-  /** Names the answer, and its last part that came: with these it can be gone on with. */
+  /** Names the answer, once the server has begun it. */
   answer = null;
-  last = null;
   /** The connection broke and is being made again. */
   reconnecting = false;
+  /** The page was left meanwhile. */
+  resumed = false;
 
-  constructor(question, again = false) {
+  /** `before`: the exchange whose place this one takes once it is complete, as on the server. */
+  constructor(question, before = null) {
     this.question = question;
-    this.again = again;
+    this.before = before;
   }
 
   get isOpen() {
@@ -36,7 +39,8 @@ export class Conversation {
   loaded = true;
   /** Why it could not be fetched. */
   trouble = null;
-  abort = null;
+  /** The answer that is being read. */
+  reading = null;
 
   constructor({ session = null, title = "", at = Date.now(), told = [], open = null } = {}) {
     Object.assign(this, { session, title, at, told, open });
@@ -44,6 +48,27 @@ export class Conversation {
 
   get running() {
     return this.exchanges.find((exchange) => exchange.isOpen) ?? null;
+  }
+
+  /** Shows an exchange; the one before it makes room. */
+  show(exchange) {
+    this.exchanges = [...this.exchanges.filter((it) => it !== exchange.before), exchange];
+  }
+
+  /** An exchange has ended. What was to be replaced is shown again where there is nothing better;
+   * figures are kept of `most` answers. */
+  settle(exchange, most) {
+    const { before } = exchange;
+    exchange.before = null;
+    if (exchange.state === "done") {
+      const told = before ? this.told.slice(0, -1) : this.told;
+      this.told = [...told, exchange.told].slice(-most);
+    } else if (before) {
+      this.exchanges = this.exchanges.map((it) => (it === exchange ? before : it));
+      // Nothing is left of an answer that was complete before this page came back.
+      const unknown = exchange.resumed && !exchange.text;
+      before.problem = unknown ? null : { ...exchange.problem, text: `${exchange.problem.text} ${STILL_THERE}` };
+    }
   }
 
   /** Takes the history as the server tells it. */
@@ -57,7 +82,7 @@ export class Conversation {
     this.exchanges = this.exchanges.filter((exchange) => exchange.state === "done");
     // The answer that this page was left with has ended meanwhile.
     const last = this.exchanges.at(-1);
-    if (this.open && last?.question === this.open.question && this.exchanges.length > this.told.length) {
+    if (this.open && !this.open.again && last?.question === this.open.question && this.exchanges.length > this.told.length) {
       this.told.push(null);
       this.open = null;
     }
@@ -76,20 +101,40 @@ export class Conversation {
   }
 }
 
+/** The conversations that the browser keeps, their texts not loaded. */
+function kept() {
+  try {
+    const all = JSON.parse(localStorage.getItem(KEY)) ?? [];
+    return all.filter((it) => typeof it?.session === "string").map((it) => {
+      const conversation = new Conversation(it);
+      conversation.loaded = false;
+      return conversation;
+    });
+  } catch {
+    // Nothing was kept, or nothing that can be read.
+    return [];
+  }
+}
+
 export class Conversations {
   all = [];
 
   constructor() {
-    try {
-      const kept = JSON.parse(localStorage.getItem(KEY)) ?? [];
-      this.all = kept.filter((it) => typeof it?.session === "string").map((it) => {
-        const conversation = new Conversation(it);
-        conversation.loaded = false;
-        return conversation;
-      });
-    } catch {
-      // Nothing was kept, or nothing that can be read.
-    }
+    this.all = kept();
+  }
+
+  /** Whether the list lies under this name. */
+  keeps(key) {
+    return key === KEY;
+  }
+
+  /** Takes over what another tab kept; what is open or under way here stays. */
+  sync(open) {
+    const there = kept();
+    const named = new Set(there.map((it) => it.session));
+    this.all = this.all.filter((it) => !it.session || it === open || it.running || named.has(it.session));
+    const here = new Set(this.all.map((it) => it.session));
+    this.all.push(...there.filter((it) => !here.has(it.session)));
   }
 
   /** Newest first; a new one is listed once it has a question. */
@@ -107,8 +152,8 @@ export class Conversations {
   }
 
   save() {
-    const kept = this.listed.filter((it) => it.session).slice(0, MOST);
-    const plain = kept.map(({ session, title, at, told, open }) => ({ session, title, at, told, open }));
+    const most = this.listed.filter((it) => it.session).slice(0, MOST);
+    const plain = most.map(({ session, title, at, told, open }) => ({ session, title, at, told, open }));
     try {
       localStorage.setItem(KEY, JSON.stringify(plain));
     } catch {

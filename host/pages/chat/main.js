@@ -3,19 +3,18 @@
 import { ask as dialog, el, glyph, mark, say } from "../shared/dom.js";
 import { themeButton } from "../shared/theme.js";
 import { Conversation, Conversations, Exchange } from "./conversations.js";
-import { Broken, Refusal, ask, call, resume, useKey } from "./stream.js";
+import { stent, useKey } from "./server.js";
 import { View } from "./view.js";
-import { explain, when } from "./words.js";
+import { LOST, STOPPED, explain, when } from "./words.js";
 
 const MENU = "M4 7h16M4 12h16M4 17h16";
 const SEND = "M12 19V5m-6 6 6-6 6 6";
 const STOP = "M7 7h10v10H7z";
 const EXAMPLES = ["What is diabetes?", "What are the symptoms of asthma?", "How is high blood pressure treated?"];
-/** Times that a lost connection is made again, and the pause before the first; each next is twice as long. */
-const TRIES = 5;
-const PAUSE = 500;
 /** Answers whose figures are kept; the server remembers no more exchanges than that by default. */
 const MOST_TOLD = 200;
+/** For another answer in the last one's place, drawn anew. */
+const AGAIN = { trigger: "regenerate-message" };
 
 const at = (id) => document.getElementById(id);
 const conversations = new Conversations();
@@ -29,61 +28,35 @@ at("stop").append(glyph(STOP));
 
 // --- asking
 
-/** Asks in the shown conversation. `seed`: "random" for another answer than the last one. */
-async function send(question, { seed, again = false } = {}) {
+/** Asks in the shown conversation. `before`: the exchange whose answer another one is to replace;
+ * `trigger` as the server knows it. */
+function send(question, before = null, how = {}) {
   const conversation = current;
   if (!question.trim() || conversation.running) return;
-  const exchange = new Exchange(question, again);
-  conversation.exchanges.push(exchange);
+  const exchange = new Exchange(question, before);
+  conversation.show(exchange);
   conversation.name(question);
   conversation.at = Date.now();
   conversations.add(conversation);
   show();
   jump();
   tell("Your question was sent.");
-  // The answer is written on if the connection is lost: stopping it has to be said.
-  const body = { message: question, resume: true };
-  if (conversation.session) body.session_id = conversation.session;
-  if (seed) body.seed = seed;
-  await follow(conversation, exchange, (signal) => ask(body, signal));
+  follow(conversation, exchange, stent.ask(question, { sessionId: conversation.session ?? undefined, ...how }));
 }
 
-/** Reads an answer to its end, over as many connections as it takes. */
-async function follow(conversation, exchange, open) {
-  conversation.abort = new AbortController();
-  const { signal } = conversation.abort;
-  for (let tries = 0; ; ) {
-    try {
-      for await (const { id, part } of open(signal)) {
-        if (id) exchange.last = id;
-        exchange.reconnecting = false;
-        tries = 0;
-        take(conversation, exchange, part);
-      }
-      if (exchange.isOpen) exchange.state = "done";
-      break;
-    } catch (error) {
-      if (signal.aborted) {
-        exchange.state = "stopped";
-        break;
-      }
-      const lost = error instanceof Broken || error instanceof TypeError;
-      if (lost && exchange.answer && exchange.last && tries < TRIES) {
-        exchange.reconnecting = true;
-        views.get(exchange)?.soon();
-        await new Promise((later) => setTimeout(later, PAUSE * 2 ** tries));
-        tries += 1;
-        open = (signal) => resume(exchange.answer, conversation.session, exchange.last, signal);
-        continue;
-      }
-      exchange.state = "failed";
-      // An answer that cannot be gone on with was lost with its connection.
-      const gone = error instanceof Refusal && exchange.answer;
-      exchange.problem = explain(gone ? new Broken() : error);
-      break;
-    }
+/** Reads an answer to its end. */
+async function follow(conversation, exchange, answer) {
+  conversation.reading = answer;
+  try {
+    for await (const part of answer) take(conversation, exchange, part);
+    exchange.told = answer.summary ?? null;
+    exchange.state = answer.finishReason === "abort" ? "stopped" : answer.finishReason ? "done" : "failed";
+    exchange.problem = { stopped: STOPPED, failed: LOST }[exchange.state] ?? null;
+  } catch (error) {
+    exchange.state = "failed";
+    exchange.problem = explain(error, Boolean(exchange.answer));
   }
-  conversation.abort = null;
+  conversation.reading = null;
   conversation.open = null;
   exchange.reconnecting = false;
   ended(conversation, exchange);
@@ -91,35 +64,25 @@ async function follow(conversation, exchange, open) {
 
 /** One part of an answer. */
 function take(conversation, exchange, part) {
+  exchange.reconnecting = part.type === "reconnecting";
   switch (part.type) {
     case "start":
-      exchange.answer = part.messageId;
-      conversation.session ??= part.messageMetadata?.session_id ?? null;
-      conversation.open = { answer: part.messageId, question: exchange.question };
+      exchange.answer = part.id;
+      conversation.session ??= part.sessionId ?? null;
+      conversation.open = { answer: part.id, question: exchange.question, again: Boolean(exchange.before) };
       conversations.save();
       list();
       break;
-    case "text-delta":
+    case "text":
       exchange.state = "writing";
-      exchange.text += part.delta;
+      exchange.text += part.text;
       break;
-    case "data-stent":
-      if (part.data.queued) {
-        Object.assign(exchange, { state: "queued", position: part.data.queued.position });
-        if (conversation === current) tell(`Place ${exchange.position} in the queue.`);
-      } else if (part.data.trimmed) {
-        exchange.dropped = part.data.trimmed.dropped;
-      } else {
-        exchange.told = part.data;
-      }
+    case "queued":
+      Object.assign(exchange, { state: "queued", position: part.position });
+      if (conversation === current) tell(`Place ${exchange.position} in the queue.`);
       break;
-    case "abort":
-      exchange.state = "stopped";
-      break;
-    case "error":
-      exchange.state = "failed";
-      exchange.problem = explain(new Refusal(0, { message: part.errorText, code: part.code }));
-      exchange.problem.again = true;
+    case "trimmed":
+      exchange.dropped = part.dropped;
       break;
   }
   views.get(exchange)?.soon();
@@ -127,15 +90,16 @@ function take(conversation, exchange, part) {
 }
 
 function ended(conversation, exchange) {
-  if (exchange.state === "done") conversation.told = [...conversation.told, exchange.told].slice(-MOST_TOLD);
+  conversation.settle(exchange, MOST_TOLD);
   conversation.at = Date.now();
   conversations.save();
   views.get(exchange)?.update();
   if (conversation === current) {
+    if (!conversation.exchanges.includes(exchange)) show();
     stick();
     tell({
       done: `The answer is complete: ${exchange.text}`,
-      stopped: "The answer was stopped.",
+      stopped: exchange.problem?.text,
       failed: exchange.problem?.text,
     }[exchange.state]);
   }
@@ -145,23 +109,15 @@ function ended(conversation, exchange) {
 
 function retry(exchange) {
   if (current.running) return;
-  // What the server does not remember is replaced; what it does remember stays, here too.
-  if (exchange.state !== "done") {
-    current.exchanges = current.exchanges.filter((it) => it !== exchange);
-  }
-  send(exchange.question, { seed: "random", again: exchange.state === "done" });
+  if (exchange.state === "done") return send(exchange.question, exchange, AGAIN);
+  // Of what was lost on the way the server may remember all; of what was stopped, nothing.
+  current.exchanges = current.exchanges.filter((it) => it !== exchange);
+  send(exchange.question, null, exchange.problem === LOST ? AGAIN : { seed: "random" });
 }
 
-async function stop() {
-  const exchange = current.running;
-  if (!exchange) return;
-  const { session } = current;
-  current.abort?.abort();
-  if (exchange.answer) {
-    // The server may keep writing for a while for whoever comes back; nobody will.
-    const query = session ? `?session_id=${encodeURIComponent(session)}` : "";
-    await call(`chat/stream/${encodeURIComponent(exchange.answer)}${query}`, { method: "DELETE" }).catch(() => {});
-  }
+/** The server would write on for a while for whoever comes back; nobody will. */
+function stop() {
+  current.reading?.stop();
 }
 
 async function enterKey(exchange) {
@@ -184,17 +140,12 @@ async function open(conversation) {
   if (conversation.loaded || !conversation.session) return;
   conversation.trouble = null;
   try {
-    const response = await call(`sessions/${encodeURIComponent(conversation.session)}`);
-    conversation.take((await response.json()).messages);
-  } catch (error) {
-    if (error instanceof Refusal && error.status === 404) {
-      conversation.loaded = true;
-      if (!conversation.open) {
-        conversation.trouble = { text: "The server no longer remembers this conversation. You can go on, from the beginning." };
-      }
-    } else {
-      conversation.trouble = explain(error);
+    conversation.take(await stent.history(conversation.session));
+    if (!conversation.exchanges.length && !conversation.open) {
+      conversation.trouble = { text: "The server no longer remembers this conversation. You can go on, from the beginning." };
     }
+  } catch (error) {
+    conversation.trouble = explain(error);
   }
   if (current === conversation) {
     show();
@@ -205,30 +156,25 @@ async function open(conversation) {
 
 /** An answer was being written when this page was left: the rest of it, if the server kept it. */
 function comeBack(conversation) {
-  const { answer, question } = conversation.open;
-  const exchange = new Exchange(question);
-  exchange.answer = answer;
-  conversation.exchanges.push(exchange);
+  const { answer, question, again } = conversation.open;
+  const exchange = new Exchange(question, again ? conversation.exchanges.at(-1) : null);
+  Object.assign(exchange, { answer, resumed: true });
+  conversation.show(exchange);
   show();
-  follow(conversation, exchange, (signal) => resume(answer, conversation.session, null, signal));
+  follow(conversation, exchange, stent.resume(answer));
 }
 
 async function forget(conversation) {
   const agreed = await dialog({ title: "Forget this conversation?", yes: "Forget", danger: true,
     text: "The server forgets what was said, and it leaves your list. This cannot be undone." });
   if (!agreed) return;
-  conversation.abort?.abort();
+  conversation.reading?.stop();
   try {
-    if (conversation.session) {
-      await call(`sessions/${encodeURIComponent(conversation.session)}`, { method: "DELETE" });
-    }
+    if (conversation.session) await stent.forget(conversation.session);
   } catch (error) {
-    // What the server does not know it need not forget.
-    if (!(error instanceof Refusal && error.status === 404)) {
-      conversation.trouble = { text: `It could not be forgotten. ${explain(error).text}` };
-      show();
-      return;
-    }
+    conversation.trouble = { text: `It could not be forgotten. ${explain(error).text}` };
+    show();
+    return;
   }
   conversations.remove(conversation);
   tell("The conversation was forgotten.");
@@ -247,7 +193,9 @@ function show() {
         key: () => enterKey(exchange),
       }));
     }
-    return views.get(exchange).node;
+    const view = views.get(exchange);
+    view.update();
+    return view.node;
   }));
   const { trouble } = current;
   if (trouble) {
@@ -288,6 +236,13 @@ function tell(text) {
 
 const page = document.scrollingElement;
 let sticking = true;
+// Another tab asked, or forgot.
+addEventListener("storage", ({ key }) => {
+  if (!conversations.keeps(key)) return;
+  conversations.sync(current);
+  list();
+});
+
 addEventListener("scroll", () => {
   sticking = page.scrollHeight - page.scrollTop - innerHeight < 80;
 }, { passive: true });
@@ -369,7 +324,7 @@ at("examples").append(...EXAMPLES.map((example) =>
   el("li", {}, el("button", { type: "button", onclick: () => send(example) }, example))));
 
 try {
-  const health = await (await call("health")).json();
+  const health = await (await stent.request("GET", "/health")).json();
   say(at("model"), health.model);
   at("demo").hidden = !health.demo;
 } catch {

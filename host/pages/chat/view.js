@@ -20,7 +20,6 @@ export class View {
       this.body, this.state, this.trouble, this.strip);
     this.node = el("div", { class: "exchange" },
       el("article", { class: "question", "aria-label": "You" },
-        exchange.again && el("p", { class: "again" }, "asked again"),
         el("p", {}, exchange.question)),
       this.answer);
     this.update();
@@ -58,16 +57,15 @@ export class View {
   }
 
   showTrouble() {
-    const { state, problem } = this.exchange;
-    this.trouble.hidden = state !== "failed" && state !== "stopped";
-    if (this.trouble.hidden || this.trouble.dataset.shown === state) return;
-    this.trouble.dataset.shown = state;
-    const stopped = "You stopped this answer; the server does not remember it.";
+    const { problem } = this.exchange;
+    this.trouble.hidden = !problem;
+    if (!problem || this.told === problem) return;
+    this.told = problem;
+    mark(this.trouble, { "data-quiet": problem.quiet ? "yes" : null });
     this.trouble.replaceChildren(
-      el("span", {}, state === "stopped" ? stopped : problem.text),
-      problem?.key ? el("button", { type: "button", onclick: this.on.key }, "Enter the key") : null,
-      state === "stopped" || problem?.again
-        ? el("button", { type: "button", onclick: this.on.retry }, "Try again") : null,
+      el("span", {}, problem.text),
+      problem.key ? el("button", { type: "button", onclick: this.on.key }, "Enter the key") : null,
+      problem.again ? el("button", { type: "button", onclick: this.on.retry }, "Try again") : null,
     );
   }
 
@@ -93,13 +91,15 @@ export class View {
     }
     const copied = el("button", { type: "button", class: "bare icon", "aria-label": "Copy the answer",
       title: "Copy the answer", onclick: async () => {
-        await navigator.clipboard?.writeText(text);
-        mark(copied, { "aria-label": "Copied", title: "Copied" });
+        // Browsers let pages copy on https and on this machine only.
+        const done = await navigator.clipboard?.writeText(text).then(() => "Copied", () => null);
+        const told = done ?? "The browser does not let this page copy";
+        mark(copied, { "aria-label": told, title: told });
       } }, glyph(COPY));
     this.strip.replaceChildren(
       el("span", { class: "figures" }, items),
       el("span", { class: "tools" }, copied,
-        el("button", { type: "button", class: "bare icon", "aria-label": "Ask again for another answer",
+        el("button", { type: "button", class: "bare icon retry", "aria-label": "Ask again for another answer",
           title: "Ask again for another answer", onclick: this.on.retry }, glyph(AGAIN))));
   }
 }

@@ -1,17 +1,23 @@
 // What went wrong, in words that somebody who only asked a question can use.
 
-import { Broken, Refusal } from "./stream.js";
+import { StentError } from "../shared/stent-client.js";
 
-/** One sentence, and whether asking again may help. */
-export function explain(error) {
-  if (error instanceof Refusal) return refused(error);
-  if (error instanceof Broken) {
-    return { text: "The connection was lost before the answer was complete.", again: true };
+/** An answer that broke off. */
+export const LOST = { text: "The connection was lost before the answer was complete.", again: true };
+
+/** An answer that somebody did not want to the end. */
+export const STOPPED = { text: "You stopped this answer; the server does not remember it.", again: true, quiet: true };
+
+/** One sentence, and whether asking again may help. `begun`: the answer had begun. */
+export function explain(error, begun = false) {
+  if (!(error instanceof StentError)) {
+    return { text: `The answer could not be completed: ${error.message}.`, again: true };
   }
-  if (error instanceof TypeError) {
-    return { text: "The server cannot be reached. Are you online?", again: true };
+  if (error.code === "connection") {
+    return begun ? LOST : { text: "The server cannot be reached. Are you online?", again: true };
   }
-  return { text: `The answer could not be completed: ${error.message}.`, again: true };
+  // An error that ended an answer has no status.
+  return error.status ? refused(error) : { ...refused(error), again: true };
 }
 
 function refused({ status, code, message, retryAfter }) {

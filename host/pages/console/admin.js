@@ -18,7 +18,9 @@ export class Refusal extends Error {
 }
 
 async function request(path, { headers = {}, ...options } = {}) {
-  const withToken = token ? { ...headers, authorization: `Bearer ${token}` } : headers;
+  // So that the browser does not ask for a password in this page's place.
+  const withToken = { "x-requested-with": "console", ...headers };
+  if (token) withToken.authorization = `Bearer ${token}`;
   const response = await fetch(path, { ...options, headers: withToken, cache: "no-store" });
   if (response.ok) return response;
   const wire = await response.json().then((body) => body.error, () => null);
@@ -39,10 +41,10 @@ export async function upload(file) {
   return response.json();
 }
 
-/** Asks the operator for the admin token; true when there is one to try. */
-export async function askToken() {
+/** Asks the operator for the admin token; true when there is one to try. `why`: the gateway's words. */
+export async function askToken(why) {
   const given = await ask({ title: "The admin token", yes: "Use it",
-    text: "This gateway asks for its admin token. It is kept until you close this tab.",
+    text: `${token ? `It was refused: ${why}. ` : ""}This gateway asks for its admin token. It is kept until you close this tab.`,
     field: { type: "password", label: "Admin token" } });
   if (!given) return false;
   token = given;

@@ -2,7 +2,7 @@
 
 import { el, mark, say } from "../shared/dom.js";
 
-const GB = 1e9;
+const GIB = 2 ** 30;
 const WORDS = { good: "good", warn: "watch", bad: "critical", quiet: "" };
 
 const level = (value, warn, bad) => (value > bad ? "bad" : value >= warn ? "warn" : "good");
@@ -13,8 +13,8 @@ const LIGHTS = {
   Memory({ now }) {
     const bytes = now.sum("stent_memory_resident_bytes");
     const locked = now.sum("stent_memory_locked_bytes") ?? 0;
-    return [`${(bytes / GB).toFixed(bytes < 10 * GB ? 2 : 1)} GB`, level(bytes, 20 * GB, 24 * GB),
-      `${(locked / GB).toFixed(2)} GB locked`];
+    return [`${(bytes / GIB).toFixed(bytes < 10 * GIB ? 2 : 1)} GiB`, level(bytes, 20 * GIB, 24 * GIB),
+      `${(locked / GIB).toFixed(2)} GiB locked`];
   },
   CPU({ now, before }) {
     if (!before) return ["–", "quiet", "of its CPUs"];
@@ -23,11 +23,15 @@ const LIGHTS = {
     const share = (100 * used) / ((now.at - before.at) / 1000) / cpus;
     return [`${Math.round(share)} %`, level(share, 80, 95), `of ${cpus} CPUs`];
   },
-  "First words"({ traces }) {
-    const times = traces.filter(isChat).map(firstWords).filter((us) => us !== null).sort((a, b) => a - b);
-    if (!times.length) return ["–", "quiet", "nobody was answered yet"];
-    const median = times[Math.floor((times.length - 1) / 2)];
-    return [duration(median), level(median, 1e6, 3e6), `median of ${times.length}`];
+  "First words"({ status }) {
+    const words = status.first_words;
+    if (!words) return ["–", "quiet", "nobody asked in 5 minutes"];
+    const answers = `${words.answers} ${words.answers === 1 ? "answer" : "answers"}`;
+    return [duration(Math.round(words.p95 * 1e6)), level(words.p95, 1, 3), `95 of 100, ${answers} in 5 minutes`];
+  },
+  Restarts({ status }) {
+    const { day, crashes } = status.restarts;
+    return [`${day}`, level(day, 1, 2), `in 24 hours, ${crashes} after a crash`];
   },
   Queue({ slots }) {
     const busy = slots.slots.filter((slot) => slot.state !== "idle").length;
@@ -56,8 +60,6 @@ const LIGHTS = {
       `${failed} failed, ${refused} refused`];
   },
 };
-
-export const isChat = (trace) => trace.name.startsWith("POST ");
 
 /** From a request's arrival to its first token, in microseconds. */
 export function firstWords(trace) {

@@ -23,16 +23,16 @@ themeButton(at("theme"));
 showLegend(at("legend"));
 
 async function look() {
-  const [policies, slots, now, traces, alarms] = await Promise.all([
-    read("admin/policies"), read("admin/slots"), metrics(), read("admin/traces?limit=60"), read("admin/alarms"),
+  const [policies, slots, now, traces, status] = await Promise.all([
+    read("admin/policies"), read("admin/slots"), metrics(), read("admin/traces?limit=60"), read("admin/status"),
   ]);
   samples.push(now);
   if (samples.length > WINDOW) samples.shift();
-  showLights(at("lights"), { now, before: samples.length > 1 ? samples[0] : null, slots, traces });
+  showLights(at("lights"), { now, before: samples.length > 1 ? samples[0] : null, slots, status });
   showSlots(at("slots"), slots);
   showPolicies(at("rows"), policies, act);
   showTraces(at("requests"), at("changes"), traces);
-  showAlarms(alarms);
+  showAlarms(status.alarms);
   tellChanges(policies, now);
   facts(now);
   return policies.some(({ state }) => state === "pending" || state === "compiling");
@@ -132,10 +132,16 @@ async function loop() {
     looking = look();
     if (await looking) pause = OFTEN;
     pulse("live", "live");
+    at("unlock").hidden = true;
   } catch (error) {
     if (error instanceof Refusal && error.status === 401) {
       pulse("lost", "locked");
-      if (!(await askToken())) return;
+      at("unlock").hidden = false;
+      if (!(await askToken(error.message))) {
+        looking = null;
+        return;
+      }
+      pause = 0;
     } else {
       pulse("lost", error instanceof Refusal ? error.message : "the gateway does not answer");
       pause = 3 * EVERY;
@@ -151,6 +157,7 @@ function pulse(state, text) {
 }
 
 const soon = () => looking ?? loop();
+at("unlock").addEventListener("click", soon);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) soon();
 });

@@ -13,7 +13,7 @@ use super::{Denied, Visit};
 use crate::types::TenantId;
 
 /// Limits of one tenant; 0 is no limit.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Requests in a minute, spread evenly once `burst` is used up.
@@ -57,6 +57,10 @@ impl Tenant {
 
     pub fn id(&self) -> &TenantId {
         &self.id
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Counts a request for an answer.

@@ -102,7 +102,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         let problem = text
             .rsplit_once(" at line ")
             .map_or(&*text, |(told, _)| told);
-        let problem = wording::plain(problem, OBJECT);
+        let (path, problem) = (one_line(&path), one_line(&wording::plain(problem, OBJECT)));
         match field(&path, &problem) {
             Some(field) => Error::invalid(field, problem),
             None => Error::Malformed(format!("the body is wrong: {problem}")),
@@ -111,6 +111,15 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     json.end()
         .map_err(|e| Error::Malformed(format!("the body is not valid JSON: {e}")))?;
     Ok(value)
+}
+
+/// A field's name is the client's own and may hold anything; an answer is one line.
+fn one_line(text: &str) -> String {
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// The field an error is about: its path, or the name in the words of serde.
@@ -151,6 +160,9 @@ mod tests {
         assert_eq!(
             error("{\"message\":\"x\",\"top_k\":-1}"),
             "top_k: found -1, expected a whole number, 0 or more"
+        );
+        assert!(
+            error("{\"message\":\"x\",\"a\\nb\":1}").starts_with("a\\nb: unknown field `a\\nb`")
         );
         assert!(error("{\"message\":").starts_with("the body is not valid JSON"));
         assert!(error("{\"message\":\"x\"} more").starts_with("the body is not valid JSON"));

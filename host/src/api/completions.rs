@@ -15,14 +15,15 @@ use serde_json::{Value, json};
 use tracing::Span;
 use utoipa::ToSchema;
 
+use super::answering::{Incoming, serve};
 use super::form::{LogitBias, ResponseFormat};
 use super::message::Stop;
-use super::{App, Incoming, form, openapi, serve};
+use super::{App, form, name, openapi};
 use crate::access::Visit;
 use crate::chat::{Answer, Ask, Format, Params, Said};
 use crate::error::{Error, Wire};
 use crate::stream::{self, openai};
-use crate::types::{Role, Seed};
+use crate::types::{MOST_TOP, Role, Seed};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = CompletionRequest)]
@@ -65,10 +66,14 @@ pub struct Request {
     stop: Option<Stop>,
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1)]
     n: Option<NonZeroU32>,
+    /// Tell how likely each token was.
+    logprobs: Option<bool>,
+    /// So many of the likeliest tokens in each place, with `logprobs`.
+    #[schema(minimum = 0, maximum = 20)]
+    top_logprobs: Option<u8>,
     // What would change the answer's form and is not there yet: refused, not ignored.
     tools: Option<Value>,
     functions: Option<Value>,
-    logprobs: Option<bool>,
     /// Names a session that the server remembers; without it each request stands alone.
     session_id: Option<String>,
 }
@@ -142,17 +147,28 @@ impl Request {
                 ));
             }
         }
-        if self.logprobs == Some(true) {
-            return Err(Error::invalid(
-                "logprobs",
-                "found true, expected false: log probabilities are not supported yet",
-            ));
-        }
         Ok(())
+    }
+
+    /// How many of the likeliest tokens are told; `None`: no probabilities at all.
+    fn likely(&self) -> Result<Option<u8>, Error> {
+        let asked = self.logprobs == Some(true);
+        match self.top_logprobs {
+            Some(most) if !asked => Err(Error::invalid(
+                "top_logprobs",
+                format!("found {most} without \"logprobs\": true, which it belongs to"),
+            )),
+            Some(most) if most > MOST_TOP => Err(Error::invalid(
+                "top_logprobs",
+                format!("found {most}, expected 0 to {MOST_TOP}"),
+            )),
+            most => Ok(asked.then(|| most.unwrap_or(0))),
+        }
     }
 
     fn ask(self, visit: Visit, streaming: bool, span: Span) -> Result<Ask, Error> {
         self.check_supported()?;
+        let logprobs = self.likely()?;
         if let Some(n) = self.n.filter(|&n| n != NonZeroU32::MIN) {
             return Err(Error::invalid("n", format!("found {n}, expected 1")));
         }
@@ -185,7 +201,7 @@ impl Request {
             Some(_) => {}
         }
         let most = self.max_completion_tokens.or(self.max_tokens);
-        let key = |id| super::session_key(&visit.tenant, id);
+        let key = |id| name::session_key(&visit.tenant, id);
         let named = self.session_id.as_deref().map(key);
         let session = named.transpose()?.map(|key| key.session);
         Ok(Ask {
@@ -193,6 +209,7 @@ impl Request {
             place: visit.place,
             session,
             messages,
+            regenerates: false,
             params: Params {
                 max_tokens: most.map(NonZeroU32::get),
                 temperature: self.temperature,
@@ -210,6 +227,7 @@ impl Request {
                 // OpenAI's clients expect another answer each time unless they name a seed.
                 seed: Some(self.seed.unwrap_or(Seed::Random)),
                 stop: self.stop.unwrap_or_default().into_vec(),
+                logprobs,
             },
             max_tokens_field: match self.max_completion_tokens {
                 Some(_) => "max_completion_tokens",
@@ -251,23 +269,23 @@ pub async fn create(
             .as_ref()
             .is_some_and(|options| options.include_usage)
     });
+    let likely = read.as_ref().is_ok_and(|r| r.logprobs == Some(true));
     serve(
         &app,
         incoming,
         |span| read?.ask(visit, streaming, span),
-        async |answer, span| {
+        async |answer| {
             let Answer { head, parts } = answer;
             if streaming {
                 return Ok(stream::sse(
                     head,
                     parts,
                     openai::Chunks { usage },
-                    (app.heartbeat, 0),
-                    span,
+                    (app.live().heartbeat, 0),
                 ));
             }
             let whole = stream::collect(parts).await?;
-            Ok(Json(openai::document(&head, &whole)).into_response())
+            Ok(Json(openai::document(&head, &whole, likely)).into_response())
         },
     )
     .await

@@ -8,13 +8,14 @@ use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::{App, observe, refused};
+use super::answering::refused;
+use super::{App, observe};
 use crate::access::{Denied, Place, Visit};
 use crate::error::Error;
 use crate::trace::spans;
 
 /// Routes for everybody: balancers, generators of clients and who opens the chat page have no key.
-const OPEN: [&str; 5] = [
+pub const OPEN: [&str; 5] = [
     "/health",
     "/ready",
     "/openapi.json",
@@ -25,17 +26,26 @@ const OPEN: [&str; 5] = [
 /// Routes that count against a tenant's limits: the ones that give answers.
 pub const ANSWERS: [&str; 3] = ["/chat/stream", "/chat", "/v1/chat/completions"];
 
+/// The pattern of the route that a request matched; empty where it matched none.
+pub fn route(request: &Request) -> &str {
+    let path = request.extensions().get::<MatchedPath>();
+    path.map_or("", MatchedPath::as_str)
+}
+
+/// The route of a request for an answer.
+pub fn answers(request: &Request) -> Option<&'static str> {
+    let route = route(request);
+    let found = ANSWERS.into_iter().find(|&answers| answers == route);
+    found.filter(|_| request.method() == Method::POST)
+}
+
 /// Finds the tenant and puts its [`Visit`] into the request, before any of the body is read.
 pub async fn public(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>();
-    let route = path.map_or("", MatchedPath::as_str).to_owned();
-    if OPEN.contains(&route.as_str()) {
+    if OPEN.contains(&route(&request)) {
         return next.run(request).await;
     }
-    let answers = ANSWERS
-        .into_iter()
-        .find(|&answers| answers == route && request.method() == Method::POST);
-    let visitor = app.access.visitor(authorization(request.headers()));
+    let answers = answers(&request);
+    let visitor = app.access.load().visitor(authorization(request.headers()));
     let visit = visitor.and_then(|tenant| match answers {
         Some(_) => tenant.enter(),
         None => Ok(Visit {
@@ -62,24 +72,41 @@ fn turned_away(app: &App, route: &'static str, headers: &HeaderMap, error: Error
     let mut response = error.into_response();
     spans::http_status(&span, response.status().as_u16());
     arrival.name(&mut response);
-    response
+    observe::until_taken(response, move |_| drop(span))
 }
+
+/// The console's own files, which tell nothing: the page asks for the token that its data needs.
+const CONSOLE: [&str; 3] = ["/", "/console", "/assets/{digest}/{*path}"];
 
 /// Asks for the admin token. Where none is set the address is a loopback one, and the browser on
 /// the same machine is the way in: a name that somebody made to point here (DNS rebinding) is
 /// turned away, because under it a page of theirs could read what this one answers.
 pub async fn admin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let open = CONSOLE.contains(&route(&request));
     let headers = request.headers();
-    let checked = app.access.admin(authorization(headers)).and_then(|()| {
+    let access = app.access.load_full();
+    let let_in = match open {
+        true => Ok(()),
+        false => access.admin(authorization(headers)),
+    };
+    let checked = let_in.and_then(|()| {
         let named = text(headers, header::HOST.as_str()).is_some_and(|host| !is_local(host));
-        match named && !app.access.admin_is_locked() {
+        match named && !access.admin_is_locked() {
             true => Err(Denied::Renamed),
             false => Ok(()),
         }
     });
+    // A page that asks for the token itself does not want the browser to ask for it as well.
+    let asks_itself = headers.contains_key("x-requested-with");
     match checked {
         Ok(()) => next.run(request).await,
-        Err(denied) => Error::from(denied).into_response(),
+        Err(denied) => {
+            let mut response = Error::from(denied).into_response();
+            if asks_itself {
+                response.headers_mut().remove(header::WWW_AUTHENTICATE);
+            }
+            response
+        }
     }
 }
 

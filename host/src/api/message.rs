@@ -13,7 +13,8 @@ use serde::Deserialize;
 use tracing::Span;
 use utoipa::ToSchema;
 
-use super::{App, Incoming, openapi, serve};
+use super::answering::{Incoming, serve};
+use super::{App, name, openapi};
 use crate::access::Visit;
 use crate::chat::{Answer, Ask, Params, Said};
 use crate::error::Error;
@@ -29,6 +30,8 @@ pub struct Request {
     /// Left out: a new session, whose id the answer tells.
     #[schema(pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     session_id: Option<String>,
+    #[serde(default)]
+    trigger: Trigger,
     #[schema(value_type = Option<u32>, minimum = 1)]
     max_tokens: Option<NonZeroU32>,
     #[schema(minimum = 0, maximum = 2)]
@@ -53,6 +56,18 @@ pub struct Request {
     /// up again.
     #[serde(default)]
     resume: bool,
+}
+
+/// Why the message is sent, in the AI SDK's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trigger {
+    /// To go on with the conversation.
+    #[default]
+    SubmitMessage,
+    /// For another answer, drawn anew unless a seed is given. It takes the place of the session's
+    /// last exchange, once it is complete, where that asked the same; otherwise it is added.
+    RegenerateMessage,
 }
 
 /// One text, or several.
@@ -93,10 +108,11 @@ impl Request {
             ));
         }
         let session = match &self.session_id {
-            Some(id) => super::session_key(&visit.tenant, id)?.session,
+            Some(id) => name::session_key(&visit.tenant, id)?.session,
             None => SessionId::mint()
                 .map_err(|e| Error::Internal(format!("no randomness for a session id: {e}")))?,
         };
+        let regenerates = self.trigger == Trigger::RegenerateMessage;
         Ok(Ask {
             tenant: visit.tenant,
             place: visit.place,
@@ -105,6 +121,7 @@ impl Request {
                 role: Role::User,
                 text: self.message,
             }],
+            regenerates,
             params: Params {
                 max_tokens: self.max_tokens.map(NonZeroU32::get),
                 temperature: self.temperature,
@@ -114,7 +131,8 @@ impl Request {
                 presence_penalty: self.presence_penalty,
                 frequency_penalty: self.frequency_penalty,
                 repeat_penalty: self.repeat_penalty,
-                seed: self.seed,
+                // With the same seed it would be the same answer again.
+                seed: self.seed.or(regenerates.then_some(Seed::Random)),
                 stop: self.stop.into_vec(),
                 ..Params::default()
             },
@@ -153,10 +171,10 @@ pub async fn stream(
         &app,
         incoming,
         |span| read?.ask(visit, ROUTE, true, span),
-        async |answer, span| {
+        async |answer| {
             let Answer { head, parts } = answer;
-            let mut response =
-                stream::sse(head, parts, ui::Ui::default(), (app.heartbeat, 0), span);
+            let times = (app.live().heartbeat, 0);
+            let mut response = stream::sse(head, parts, ui::Ui::default(), times);
             response
                 .headers_mut()
                 .insert(ui::HEADER.0, HeaderValue::from_static(ui::HEADER.1));
@@ -189,7 +207,7 @@ pub async fn whole(
         &app,
         incoming,
         |span| read?.ask(visit, ROUTE, false, span),
-        async |answer, _span| {
+        async |answer| {
             let Answer { head, parts } = answer;
             let whole = stream::collect(parts).await?;
             Ok(Json(ui::document(&head, &whole)).into_response())

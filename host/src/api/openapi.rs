@@ -3,13 +3,15 @@
 
 #![allow(dead_code, reason = "shapes that only utoipa's derive reads")]
 
+use std::collections::BTreeMap;
+
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::SecurityRequirement;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoResponses, OpenApi, ToSchema};
 
-use super::{completions, message, resume};
+use super::{admin, completions, health, message, resume, sessions};
 use crate::error::Wire;
 
 #[derive(OpenApi)]
@@ -26,17 +28,53 @@ use crate::error::Wire;
         resume::stop,
         completions::create,
         completions::models,
-        super::history,
-        super::forget,
-        super::health,
-        super::ready,
+        sessions::history,
+        sessions::forget,
+        health::health,
+        health::ready,
     )
 )]
 struct About;
 
-/// The description as JSON, written once.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Stent's admin routes",
+        description = "On an address of their own. Errors have OpenAI's shape on every route."
+    ),
+    paths(
+        admin::metrics,
+        admin::policies::policies,
+        admin::policies::upload,
+        admin::policies::reload,
+        admin::policies::rollback,
+        admin::policies::promote,
+        admin::policies::configure,
+        admin::policies::history,
+        admin::alarms,
+        admin::audit,
+        admin::config,
+        admin::slots,
+        admin::status,
+        admin::log,
+        admin::set_log,
+        admin::reset_log,
+        admin::traces,
+    )
+)]
+struct Admin;
+
+/// The description of the public routes as JSON, written once.
 pub fn document() -> String {
-    let mut described = About::openapi();
+    written(About::openapi())
+}
+
+/// The description of the admin routes.
+pub fn admin() -> String {
+    written(Admin::openapi())
+}
+
+fn written(mut described: utoipa::openapi::OpenApi) -> String {
     let key = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     let components = described.components.get_or_insert_default();
     components.add_security_scheme("key", key);
@@ -71,6 +109,9 @@ pub enum Refused {
     /// The body did not come in time, or the answer was not read in time
     #[response(status = 408)]
     Slow(Wire),
+    /// Another request of this session is still running; Retry-After says when to come again
+    #[response(status = 409)]
+    Busy(Wire),
     /// The body is too large
     #[response(status = 413)]
     TooLarge(Wire),
@@ -83,10 +124,39 @@ pub enum Refused {
     /// No place, or too many requests of this tenant; Retry-After says when to come again
     #[response(status = 429)]
     Overloaded(Wire),
-    /// The engine failed
+    /// The engine failed, or the session cannot be read
     #[response(status = 500)]
     Failed(Wire),
-    /// Shutting down, or not ready; Retry-After says when to come again
+    /// Shutting down, not ready, or the session store failed; Retry-After says when to come again
+    #[response(status = 503)]
+    Unavailable(Wire),
+}
+
+/// What a request of an operator may be refused with.
+#[derive(IntoResponses)]
+pub enum Kept {
+    /// A mistake in the request: `param` names the field
+    #[response(status = 400)]
+    Invalid(Wire),
+    /// No admin token, or a wrong one
+    #[response(status = 401)]
+    NotLetIn(Wire),
+    /// Asked by another site's page, or under a name that is none of this machine's
+    #[response(status = 403)]
+    Foreign(Wire),
+    /// The body did not come in time
+    #[response(status = 408)]
+    Slow(Wire),
+    /// The body is too large
+    #[response(status = 413)]
+    TooLarge(Wire),
+    /// The body is of another media type
+    #[response(status = 415)]
+    MediaType(Wire),
+    /// A file that should be read cannot be
+    #[response(status = 500)]
+    Failed(Wire),
+    /// Shutting down
     #[response(status = 503)]
     Unavailable(Wire),
 }
@@ -172,6 +242,32 @@ pub struct Choice {
     index: u32,
     message: ChoiceMessage,
     finish_reason: Option<String>,
+    logprobs: Option<Logprobs>,
+}
+
+/// How likely each token of the answer was.
+#[derive(ToSchema)]
+pub struct Logprobs {
+    content: Vec<Logprob>,
+    refusal: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct Logprob {
+    token: String,
+    /// The natural logarithm of its probability, before anything of the request changed it.
+    logprob: f32,
+    /// Exact, where a token is no whole character.
+    bytes: Vec<u8>,
+    /// The likeliest tokens in its place, the likeliest first.
+    top_logprobs: Vec<Likely>,
+}
+
+#[derive(ToSchema)]
+pub struct Likely {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
 }
 
 #[derive(ToSchema)]
@@ -237,4 +333,6 @@ pub struct Ready {
     status: String,
     /// Why it is not.
     reason: Option<String>,
+    /// What it does without, and why: `sessions`.
+    degraded: Option<BTreeMap<String, String>>,
 }

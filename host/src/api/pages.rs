@@ -38,10 +38,13 @@ struct File {
 
 macro_rules! file {
     ($media:expr, $path:literal) => {
+        file!($media, $path, concat!("../../pages/", $path))
+    };
+    ($media:expr, $path:literal, $from:expr) => {
         File {
             path: $path,
             media: $media,
-            bytes: include_bytes!(concat!("../../pages/", $path)),
+            bytes: include_bytes!($from),
         }
     };
 }
@@ -51,10 +54,16 @@ const FILES: &[File] = &[
     file!(SCRIPT, "shared/dom.js"),
     file!(SCRIPT, "shared/theme.js"),
     file!("image/svg+xml", "shared/icon.svg"),
+    // The client that everybody else's pages use.
+    file!(
+        SCRIPT,
+        "shared/stent-client.js",
+        "../../../deploy/nextjs/stent-client.js"
+    ),
     file!(STYLE, "chat/chat.css"),
     file!(SCRIPT, "chat/main.js"),
     file!(SCRIPT, "chat/conversations.js"),
-    file!(SCRIPT, "chat/stream.js"),
+    file!(SCRIPT, "chat/server.js"),
     file!(SCRIPT, "chat/markdown.js"),
     file!(SCRIPT, "chat/view.js"),
     file!(SCRIPT, "chat/words.js"),

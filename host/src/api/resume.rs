@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{App, Name, openapi};
+use super::name::Name;
+use super::{App, openapi};
 use crate::access::Visit;
 use crate::error::{Error, Wire};
 use crate::stream::{self, ui};
@@ -66,8 +67,8 @@ pub async fn take_up(
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
     let answer = kept.answer();
-    let when = (app.heartbeat, after);
-    let mut response = stream::sse(answer.head, answer.parts, ui::Ui::default(), when, ());
+    let when = (app.live().heartbeat, after);
+    let mut response = stream::sse(answer.head, answer.parts, ui::Ui::default(), when);
     let (name, version) = ui::HEADER;
     response
         .headers_mut()

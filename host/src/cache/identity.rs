@@ -38,7 +38,14 @@ pub enum Draw {
 #[derive(Clone, Copy, Debug)]
 pub struct Identity<'a> {
     pub audience: Audience<'a>,
+    /// The model's fingerprint.
     pub model: &'a str,
+    /// Its name and the context of a slot, which policies are told.
+    pub name: &'a str,
+    pub context: u32,
+    /// Share of the prompt budget that trimming cuts down to; `None` where the prompt shows what
+    /// became of that.
+    pub low_water: Option<u8>,
     /// Digest of the policies that the answer depends on, and of their configurations.
     pub policies: &'a str,
     /// What policies were told about the request: they may have decided by it.
@@ -54,6 +61,12 @@ pub struct Identity<'a> {
 /// sha256 of an [`Identity`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key(pub(super) [u8; 32]);
+
+impl Key {
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
 
 impl Identity<'_> {
     pub fn key(&self) -> Key {
@@ -71,7 +84,9 @@ impl Identity<'_> {
                 hash.text("everybody");
             }
         }
-        hash.text(self.model).text(self.policies);
+        hash.text(self.model).text(self.name).text(self.policies);
+        hash.bytes(&self.context.to_le_bytes());
+        hash.bytes(self.low_water.as_slice());
         hash.bytes(&self.attributes.len().to_le_bytes());
         for (name, value) in self.attributes {
             hash.text(name).text(value);

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::types::{Sampling, SessionId, TenantId};
 
@@ -13,16 +15,18 @@ fn sampling(seed: u64) -> Sampling {
         logit_bias: Vec::new(),
         grammar: None,
         seed,
+        logprobs: None,
     }
 }
 
-fn answer(text: &str) -> Cached {
+pub fn answer(text: &str) -> Cached {
     Cached {
         text: text.into(),
         tokens: Arc::from([7]),
         finish: Finish::Stop,
         prompt_tokens: 3,
         output_tokens: 1,
+        dropped: 2,
     }
 }
 
@@ -43,6 +47,9 @@ fn nothing_that_matters_is_left_out_of_the_key() {
     let base = Identity {
         audience: Audience::Session(&a, &s),
         model: "m",
+        name: "tiny",
+        context: 8192,
+        low_water: None,
         policies: "p",
         attributes: &[],
         streaming: true,
@@ -73,6 +80,22 @@ fn nothing_that_matters_is_left_out_of_the_key() {
             ..base
         },
         Identity { model: "n", ..base },
+        Identity {
+            name: "small",
+            ..base
+        },
+        Identity {
+            context: 4096,
+            ..base
+        },
+        Identity {
+            low_water: Some(75),
+            ..base
+        },
+        Identity {
+            low_water: Some(74),
+            ..base
+        },
         Identity {
             attributes: &plan,
             ..base
@@ -139,66 +162,92 @@ fn nothing_that_matters_is_left_out_of_the_key() {
     assert_eq!(distinct.len(), keys.len());
 }
 
-#[test]
-fn an_answer_is_found_until_it_is_too_old() {
-    let cache = Cache::new(&Settings::default());
-    let key = Key([1; 32]);
-    cache.store(key, answer("yes"), Duration::from_secs(60));
-    assert_eq!(&*cache.lookup(&key, Duration::MAX).unwrap().text, "yes");
-    assert!(cache.lookup(&Key([2; 32]), Duration::MAX).is_none());
-    assert!(cache.lookup(&key, Duration::ZERO).is_none());
-    cache.store(key, answer("yes"), Duration::ZERO);
-    assert!(cache.lookup(&key, Duration::MAX).is_none());
-}
-
-/// Four writers at once; what is held is measured entry by entry while they write.
-#[test]
-fn the_bytes_held_stay_under_the_limit_under_load() {
-    const LIMIT: u64 = 200_000;
-    let cache = Cache::new(&Settings {
-        max_bytes: LIMIT,
-        ..Settings::default()
-    });
-    let held = cache.0.as_ref().unwrap();
-    let measure = || held.iter().map(|(_, entry)| bytes(&entry)).sum::<usize>() as u64;
-    // Each writer may have put in one answer for which room is being made.
-    let under_way = 4 * bytes(&entry(2_000)) as u64;
-    std::thread::scope(|scope| {
-        let writers = [0_u8, 1, 2, 3].map(|writer| {
-            let cache = &cache;
-            scope.spawn(move || {
-                for n in 0..2_000_u16 {
-                    let mut key = [writer; 32];
-                    key[..2].copy_from_slice(&n.to_le_bytes());
-                    let text = "x".repeat(usize::from(n % 2_000));
-                    cache.store(Key(key), answer(&text), Duration::from_secs(60));
-                }
-            })
-        });
-        while writers.iter().any(|writer| !writer.is_finished()) {
-            let held = measure();
-            assert!(held <= LIMIT + under_way, "{held} bytes");
-        }
-    });
-    let held = measure();
-    assert!(held > LIMIT / 2 && held <= LIMIT, "{held} bytes");
-    assert_eq!(cache.bytes(), held, "what the metric tells");
-}
-
-fn entry(text: usize) -> Entry {
-    Entry {
-        answer: answer(&"x".repeat(text)),
-        stored: Instant::now(),
-        ttl: Duration::from_secs(1),
-    }
-}
-
-#[test]
-fn off_means_off() {
-    let cache = Cache::new(&Settings {
+/// What both stores promise is held in tests/cache/stores.rs; these need no runtime.
+#[tokio::test]
+async fn off_means_off() {
+    let settings = Settings {
         store: Store::Off,
         ..Settings::default()
-    });
-    cache.store(Key([1; 32]), answer("yes"), Duration::from_secs(60));
-    assert!(cache.lookup(&Key([1; 32]), Duration::MAX).is_none());
+    };
+    let cache = Cache::open(&settings, Keys::none()).unwrap();
+    let (key, minute) = (Key([1; 32]), Duration::from_secs(60));
+    cache.store(key, answer("yes"), minute).await.unwrap();
+    assert_eq!(cache.lookup(&key, Duration::MAX).await, Ok(None));
+    assert!(cache.is_off() && cache.trouble().is_none());
+}
+
+#[test]
+fn a_store_is_read_and_shown_without_its_password() {
+    let read = |store: &str| toml::from_str::<Settings>(&format!("store = {store:?}"));
+    assert_eq!(read("off").unwrap().store, Store::Off);
+    let redis = read("redis://:hunter2@cache.example/1").unwrap();
+    let shown = toml::to_string(&redis).unwrap();
+    assert!(
+        shown.contains("redis://cache.example:6379/1") && shown.contains("50ms"),
+        "{shown}"
+    );
+    let error = read("disk").unwrap_err().to_string();
+    assert!(error.contains("expected \"memory\", \"off\""), "{error}");
+    let slow = Settings {
+        timeout: Duration::from_secs(120),
+        ..Settings::default()
+    };
+    let error = slow.check().unwrap_err();
+    assert!(
+        error.starts_with("cache.timeout: 2m, expected 1ms to 1m"),
+        "{error}"
+    );
+}
+
+/// Names and parts as people and policies may choose them: also those that look like other fields.
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-b]{0,2}",
+        "(tenant|session|everybody|parts)",
+        "(a|b|/|\0|\u{1}){0,4}"
+    ]
+}
+
+fn key_of(audience: Audience<'_>, parts: &[String]) -> Key {
+    Identity {
+        audience,
+        model: "m",
+        name: "tiny",
+        context: 8192,
+        low_water: Some(75),
+        policies: "p",
+        attributes: &[],
+        streaming: true,
+        sampling: &sampling(1),
+        draw: Draw::Derived,
+        max_tokens: 5,
+        stop: &[],
+        basis: Basis::Parts(parts),
+    }
+    .key()
+}
+
+proptest! {
+    /// A policy chooses the parts alone: no choice of them leads to what another audience has.
+    #[test]
+    fn no_parts_reach_another_audience(
+        tenants in [name(), name()],
+        session in "[a-b.]{1,3}",
+        others in [prop::collection::vec(name(), 1..4), prop::collection::vec(name(), 1..4)],
+        kinds in [0..3_usize, 0..3_usize],
+    ) {
+        let tenants = tenants.each_ref().map(|name| TenantId::new(name));
+        let session = SessionId::parse(&session).unwrap();
+        let audience = |at: usize| match kinds[at] {
+            0 => Audience::Session(&tenants[at], &session),
+            1 => Audience::Tenant(&tenants[at]),
+            _ => Audience::Everybody,
+        };
+        let same_audience = kinds[0] == kinds[1] && (kinds[0] == 2 || tenants[0] == tenants[1]);
+        let [one, two] = [0, 1].map(|at| key_of(audience(at), &others[at]));
+        prop_assert_eq!(one == two, same_audience && others[0] == others[1]);
+        // The same parts, for certain.
+        let same = key_of(audience(1), &others[0]);
+        prop_assert_eq!(one == same, same_audience);
+    }
 }

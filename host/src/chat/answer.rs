@@ -1,5 +1,5 @@
-//! Writes an answer: from the engine's events, the cache or a policy's fixed text to the parts
-//! that the client reads, and what remains of it afterwards.
+//! Writes an answer: from the engine's events to the parts that the client reads, and what remains of
+//! it afterwards.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,60 +7,13 @@ use super::coalesce::Passenger;
 use super::turn::Turn;
 use super::{Answer, history};
 use crate::access::Place;
-use crate::cache::Cached;
 use crate::engine::{Event, Outcome as Run};
 use crate::error::Error;
 use crate::policy::{Filter, Lookup, Prompt, Step, Trimmed};
 use crate::stream::{self, Head, Part, Parts, Reader, Summary, Undelivered};
 use crate::trace::spans::{self, Outcome};
 use crate::trace::{Finished, trace_id};
-use crate::types::{Finish, Token};
-
-/// Answers from the cache: the same parts as a fresh answer has.
-pub async fn replay(turn: Turn, hit: Cached) -> Result<Answer, Error> {
-    let summary = Summary {
-        finish: hit.finish,
-        cached: true,
-        prompt_tokens: hit.prompt_tokens,
-        cached_tokens: hit.prompt_tokens,
-        output_tokens: hit.output_tokens,
-        ..summary(&turn)
-    };
-    at_once(turn, &hit.text, &hit.tokens, summary, Outcome::Cached).await
-}
-
-/// Answers with a policy's own text; the model is not asked.
-pub async fn fixed(turn: Turn, text: String) -> Result<Answer, Error> {
-    let summary = summary(&turn);
-    at_once(turn, &text, &[], summary, Outcome::Blocked).await
-}
-
-async fn at_once(
-    mut turn: Turn,
-    text: &str,
-    tokens: &[Token],
-    mut summary: Summary,
-    outcome: Outcome,
-) -> Result<Answer, Error> {
-    let head = head(&turn)?;
-    let (parts, reader) = channel(&turn);
-    history::remember(&mut turn, text, tokens, None).await?;
-    summary.ttft = Some(turn.elapsed());
-    spans::event(&turn.ask.span, "first_byte", &[]);
-    if turn.live.capture_content {
-        let asked = history::without_answer(&turn.messages);
-        spans::content(&turn.ask.span, asked, text, summary.finish);
-    }
-    close(&mut turn, outcome, &summary, None, None);
-    // Two parts always fit the buffer: this waits for nobody.
-    for part in [Part::Text(text.to_owned()), Part::Done(summary)] {
-        let _ = parts.send(part).await;
-    }
-    Ok(Answer {
-        head,
-        parts: reader,
-    })
-}
+use crate::types::{Finish, Logprob, Token};
 
 /// Answers from a run. A task of its own writes the answer, so that history and cache are done
 /// with even if the client closes the connection right after the last word.
@@ -198,14 +151,18 @@ impl Writer {
                         .await?;
                 }
                 Some(Event::Started { .. }) => {}
-                Some(Event::Text { text, tokens }) => {
+                Some(Event::Text {
+                    text,
+                    tokens,
+                    logprobs,
+                }) => {
                     self.tokens.extend_from_slice(tokens);
                     let step = self.filter.push(text).await;
-                    self.emit(step).await?;
+                    self.emit(step, logprobs).await?;
                 }
                 Some(Event::Finished(outcome)) => {
                     let rest = self.filter.finish(outcome.finish).await.map(Step::Emit);
-                    self.emit(rest).await?;
+                    self.emit(rest, &[]).await?;
                     return Ok(End::Finished(outcome.clone()));
                 }
                 Some(Event::Failed(error)) => return Err(End::Failed(error.clone().into())),
@@ -214,7 +171,11 @@ impl Writer {
         }
     }
 
-    async fn emit(&mut self, step: Result<Step, crate::policy::Denied>) -> Result<(), End> {
+    async fn emit(
+        &mut self,
+        step: Result<Step, crate::policy::Denied>,
+        logprobs: &[Logprob],
+    ) -> Result<(), End> {
         let (text, stop) = match step.map_err(|denied| End::Failed(denied.into()))? {
             Step::Emit(text) => (text, false),
             Step::Stop { emit, .. } => (emit, true),
@@ -225,6 +186,11 @@ impl Writer {
                 spans::event(&self.turn.ask.span, "first_byte", &[]);
             }
             self.text.push_str(&text);
+        }
+        if !logprobs.is_empty() {
+            let logprobs = logprobs.to_vec();
+            self.parts.send(Part::Drawn { text, logprobs }).await?;
+        } else if !text.is_empty() {
             self.parts.send(Part::Text(text)).await?;
         }
         if stop { Err(End::Filtered) } else { Ok(()) }
@@ -242,7 +208,9 @@ impl Writer {
                 return self.fail(error).await;
             }
             let asked = (&self.lookup, &self.prompt);
-            history::admit_to_cache(&self.turn, asked, (&self.text, &self.tokens), &run).await;
+            let told = (&run, self.trimmed.dropped);
+            let said = (self.text.as_str(), self.tokens.as_slice());
+            history::admit_to_cache(&mut self.turn, asked, said, told).await;
         }
         let summary = self.summary(&run, follows);
         let outcome = match (complete, follows) {
@@ -295,7 +263,7 @@ impl Writer {
     }
 }
 
-fn channel(turn: &Turn) -> (Parts, Reader) {
+pub(super) fn channel(turn: &Turn) -> (Parts, Reader) {
     match turn.ask.keep {
         Some(keep) => stream::kept(keep),
         None => stream::channel(turn.live.reader_timeout),
@@ -308,15 +276,16 @@ fn cut_off() -> Error {
 }
 
 /// Records how the request ended; once per request.
-fn close(
+pub(super) fn close(
     turn: &mut Turn,
     outcome: Outcome,
     summary: &Summary,
     run: Option<&Run>,
     error: Option<&Error>,
 ) {
-    // Whoever reads that the answer is complete may ask the next one.
+    // Whoever reads that the answer is over may ask the next one.
     turn.ask.place = Place::default();
+    turn.writer = None;
     let ask = &turn.ask;
     let failed = error.map(Error::class);
     // The head of a stream has left: what fails after it cannot change its status.
@@ -341,7 +310,7 @@ fn close(
 }
 
 /// The summary of an answer that nothing was generated for.
-fn summary(turn: &Turn) -> Summary {
+pub(super) fn summary(turn: &Turn) -> Summary {
     Summary {
         finish: Finish::Stop,
         trace_id: trace_id(&turn.ask.span),
@@ -356,7 +325,7 @@ fn summary(turn: &Turn) -> Summary {
     }
 }
 
-fn head(turn: &Turn) -> Result<Head, Error> {
+pub(super) fn head(turn: &Turn) -> Result<Head, Error> {
     let mut bits = [0_u8; 12];
     getrandom::fill(&mut bits)
         .map_err(|e| Error::Internal(format!("no randomness for an answer's id: {e}")))?;

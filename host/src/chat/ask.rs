@@ -21,6 +21,8 @@ pub struct Ask {
     /// The new message, or the whole conversation, oldest first; the last one is the user's.
     /// What a remembered session holds already is left out by [`Ask::news`].
     pub messages: Vec<Said>,
+    /// Asked again for another answer, which takes the place of the last exchange.
+    pub regenerates: bool,
     pub params: Params,
     /// What the client calls `params.max_tokens`.
     pub max_tokens_field: &'static str,
@@ -60,6 +62,8 @@ pub struct Params {
     pub format: Format,
     pub seed: Option<Seed>,
     pub stop: Vec<String>,
+    /// Tell how likely each token was, and so many of the likeliest in its place.
+    pub logprobs: Option<u8>,
 }
 
 /// What holds where a request says nothing.
@@ -162,7 +166,11 @@ impl Params {
     }
 
     /// True where the same prompt is drawn the same way again: only then may an answer be shared.
+    /// What is shared or kept is an answer's text: how likely it was would be lost.
     pub fn repeatable(&self, defaults: &Defaults) -> bool {
+        if self.logprobs.is_some() {
+            return false;
+        }
         self.temperature.unwrap_or(defaults.temperature) == 0.0
             || self.seed.unwrap_or(defaults.seed) != Seed::Random
     }
@@ -183,6 +191,7 @@ impl Params {
             logit_bias: self.logit_bias.clone(),
             grammar: self.format.grammar()?,
             seed: 0,
+            logprobs: self.logprobs,
         })
     }
 
@@ -312,6 +321,15 @@ mod tests {
             random.seed(&defaults, &[1]).unwrap(),
             random.seed(&defaults, &[1]).unwrap()
         );
+        let likely = Params {
+            logprobs: Some(0),
+            temperature: Some(0.0),
+            ..Params::default()
+        };
         assert!(!random.repeatable(&defaults) && params.repeatable(&defaults));
+        assert!(
+            !likely.repeatable(&defaults),
+            "its probabilities would be lost"
+        );
     }
 }

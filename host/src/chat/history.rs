@@ -20,9 +20,10 @@ pub async fn remember(
     tokens: &[Token],
     first_kept: Option<u64>,
 ) -> Result<(), Error> {
-    let (Some(key), Some(question)) = (turn.key(), turn.messages.last().cloned()) else {
+    let (Some(writer), Some(question)) = (turn.writer.take(), turn.messages.last().cloned()) else {
         return Ok(());
     };
+    let sessions = &turn.gateway.sessions;
     let answer = Message {
         id: question.id + 1,
         role: Role::Assistant,
@@ -31,22 +32,35 @@ pub async fn remember(
         pinned: false,
         exchange: question.exchange,
     };
-    let span = spans::session_append(&turn.ask.span, "memory");
+    let span = spans::session_append(&turn.ask.span);
     turn.messages.push(answer.clone());
     let anchor = first_kept.or(turn.anchor);
-    turn.gateway
-        .sessions
-        .append(
-            &key,
-            Exchange {
-                question,
-                answer,
-                anchor,
-            },
-        )
-        .await;
-    spans::turns(&span, turn.messages.len() / 2);
-    Ok(())
+    let model = turn.gateway.engine.model().fingerprint.as_str().into();
+    let exchange = Exchange {
+        question,
+        answer,
+        anchor,
+        model,
+    };
+    match sessions.append(writer, exchange).await {
+        Ok(kept) => {
+            spans::session_place(&span, kept.place);
+            spans::turns(&span, turn.messages.len() / 2);
+            let result = if kept.place == "local" {
+                "local"
+            } else {
+                kept.result
+            };
+            turn.gateway.metrics.session("append", result);
+            Ok(())
+        }
+        Err(error) => {
+            spans::session_place(&span, sessions.store_name());
+            spans::failed(&span, error.kind());
+            turn.gateway.metrics.session("append", error.kind());
+            Err(error.into())
+        }
+    }
 }
 
 /// The ids that the model produced, where they say what the client saw: text that a stop
@@ -67,17 +81,19 @@ fn answer_tokens(turn: &Turn, text: &str, tokens: &[Token]) -> Arc<[Token]> {
 
 /// Asks the cache policy whether the finished answer may be kept.
 pub async fn admit_to_cache(
-    turn: &Turn,
+    turn: &mut Turn,
     (lookup, prompt): (&Lookup, &Prompt),
     (text, tokens): (&str, &[Token]),
-    run: &Run,
+    (run, dropped): (&Run, usize),
 ) {
     // What took a failed policy's place made another answer than its identity says.
     if turn.policies.faulted() {
         return;
     }
     let exact = turn.cache_key(lookup, Some(prompt));
-    let Some((key, _)) = exact.or_else(|| turn.cache_key(lookup, None)) else {
+    let asked = exact.or_else(|| turn.cache_key(lookup, None));
+    // Whoever waited for a server in trouble does not wait again.
+    let Some((key, _)) = asked.filter(|_| !turn.store_failed()) else {
         return;
     };
     let outcome = AnswerOutcome {
@@ -92,15 +108,17 @@ pub async fn admit_to_cache(
         return;
     };
     let store = turn.gateway.cache.store_name();
-    let _span = spans::cache_store(&turn.ask.span, store, text.len());
+    let span = spans::cache_store(&turn.ask.span, store, text.len());
     let answer = Cached {
         text: text.into(),
         tokens: tokens.into(),
         finish: run.finish,
         prompt_tokens: run.prompt_tokens,
         output_tokens: run.output_tokens,
+        dropped: u32::try_from(dropped).unwrap_or(u32::MAX),
     };
-    turn.gateway.cache.store(key, answer, ttl);
+    let done = turn.gateway.cache.store(key, answer, ttl).await;
+    turn.told_store("store", &span, done);
 }
 
 /// The conversation up to the question.

@@ -1,19 +1,20 @@
 //! One request on its way: the conversation as the policies see it, and what every later stage
 //! asks of it.
 
+mod conversation;
+mod keys;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{Ask, Gateway, Live};
-use crate::cache::{Audience, Basis as CacheBasis, Cached, Draw, Identity, Key};
+use crate::engine::EngineError;
 use crate::error::Error;
-use crate::policy::{
-    self, CacheKey, Denied, Facts, Layout, Lookup, Prompt, Scope, Snapshot, Trimmed,
-};
-use crate::session::Session;
+use crate::policy::{self, Denied, Facts, Filter, Layout, Prompt, Snapshot, Trimmed};
+use crate::session::{Session, Writer};
 use crate::trace::spans;
-use crate::types::{Message, Role, Sampling, Seed, SessionKey, Special, Token};
+use crate::types::{Message, Sampling, SessionKey, Special, Token};
 
 /// The conversation with the new message at its end.
 pub struct Turn {
@@ -23,6 +24,10 @@ pub struct Turn {
     pub policies: Snapshot,
     /// Oldest first; the last one is new.
     pub messages: Vec<Message>,
+    /// The right to add to the session; nobody else writes there while it is held.
+    pub writer: Option<Writer>,
+    /// What is remembered of the conversation.
+    session: Session,
     /// Where trimming cut the last time.
     pub anchor: Option<u64>,
     pub sampling: Sampling,
@@ -30,6 +35,8 @@ pub struct Turn {
     /// `client`, `derived` or `random`, once the prompt is known.
     pub seed_source: &'static str,
     layout: Layout,
+    /// The server that hosts share did not do what this request asked of it.
+    store_failed: bool,
 }
 
 /// The request as policies see it.
@@ -69,7 +76,11 @@ impl Turn {
         let sampling = ask.params.sampling(&live.defaults)?;
         // Found out before the head is sent: most grammars that fail do so here.
         if let Err(error) = gateway.engine.check(&sampling) {
-            return Err(Error::invalid(ask.params.format.field(), error.to_string()));
+            let field = match error {
+                EngineError::Logprobs(_) => "logprobs",
+                _ => ask.params.format.field(),
+            };
+            return Err(Error::invalid(field, error.to_string()));
         }
         let mut turn = Self {
             sampling,
@@ -78,29 +89,19 @@ impl Turn {
             ask,
             policies,
             messages: Vec::new(),
+            writer: None,
+            session: Session::default(),
             anchor: None,
             max_tokens,
             seed_source: "derived",
             layout,
+            store_failed: false,
         };
-        let session = turn.history().await;
-        turn.anchor = session.anchor;
-        let (id, exchange) = session.next();
-        turn.messages = session.messages.iter().map(|m| turn.safe(m)).collect();
-        let remembered = !turn.messages.is_empty();
-        turn.add_said(id, exchange, remembered);
+        turn.session = turn.history().await?;
+        turn.take_back(None);
+        turn.compose();
         turn.check_fit()?;
         Ok(turn)
-    }
-
-    async fn history(&self) -> Session {
-        let Some(key) = self.key() else {
-            return Session::default();
-        };
-        let span = spans::session_load(&self.ask.span, "memory");
-        let session = self.gateway.sessions.load(&key).await;
-        spans::turns(&span, session.messages.len() / 2);
-        session
     }
 
     /// The session's key; `None` for a stateless request.
@@ -142,48 +143,8 @@ impl Turn {
         messages
     }
 
-    /// A message of the history. Its tokens hold unless its text contains what the present
-    /// layout reserves: the layout may have been swapped since.
-    fn safe(&self, message: &Message) -> Message {
-        let mut message = message.clone();
-        if self.reserves(&message.text) {
-            message.tokens = self.encode(&message.text);
-        }
-        message
-    }
-
-    /// Appends what the client said: one message, or a conversation.
-    fn add_said(&mut self, mut id: u64, mut exchange: u32, remembered: bool) {
-        for (at, said) in self.ask.news(remembered).enumerate() {
-            // An exchange begins with a question.
-            if at > 0 && said.role == Role::User {
-                exchange += 1;
-            }
-            let tokens = self.encode(&said.text);
-            self.messages.push(Message {
-                id,
-                role: said.role,
-                text: said.text.as_str().into(),
-                tokens,
-                pinned: said.role == Role::System,
-                exchange,
-            });
-            id += 1;
-        }
-    }
-
-    /// A guard's other text takes the new message's place.
-    pub fn rewrite(&mut self, text: &str) -> Result<(), Error> {
-        let tokens = self.encode(text);
-        if let Some(last) = self.messages.last_mut() {
-            last.text = text.into();
-            last.tokens = tokens;
-        }
-        self.check_fit()
-    }
-
     /// What no trimming can help: the new message, pinned ones and the layout exceed the context.
-    fn check_fit(&self) -> Result<(), Error> {
+    pub(super) fn check_fit(&self) -> Result<(), Error> {
         let context = self.gateway.engine.model().n_ctx;
         let last = self.messages.len().saturating_sub(1);
         let must = |at: usize, m: &Message| m.pinned || at == last;
@@ -237,6 +198,17 @@ impl Turn {
         }
     }
 
+    /// What a filter takes out of an answer would be told by the probabilities all the same.
+    pub fn check_logprobs(&self, filter: &Filter) -> Result<(), Error> {
+        match self.sampling.logprobs {
+            Some(_) if filter.works() => Err(Error::invalid(
+                "logprobs",
+                "found true, expected false: a filter policy may change what is answered",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Says on the request's span that history was left out.
     pub fn tell_trimmed(&self, trimmed: &Trimmed) {
         if trimmed.dropped == 0 {
@@ -245,108 +217,6 @@ impl Turn {
         let tokens = |messages: &[Message]| messages.iter().map(|m| m.tokens.len()).sum();
         let (before, after) = (tokens(&self.messages), tokens(&trimmed.of(&self.messages)));
         spans::context_trimmed(&self.ask.span, before, after, trimmed.dropped);
-    }
-
-    /// Looks the question up under the policy's key; `None` for a miss and for no lookup at all.
-    /// Called where keys of parts are known, and again with the prompt.
-    pub fn lookup(&self, lookup: &Lookup, prompt: Option<&Prompt>) -> Option<Cached> {
-        let basis = match (lookup, prompt) {
-            (Lookup::Bypass, None) => "none",
-            (Lookup::By(key), None) if matches!(key.basis, policy::Basis::Parts(_)) => "parts",
-            (Lookup::By(key), Some(_)) if key.basis == policy::Basis::ExactPrompt => "exact",
-            _ => return None,
-        };
-        let cache = &self.gateway.cache;
-        let span = spans::cache_lookup(&self.ask.span, cache.store_name(), basis);
-        let asked = self.cache_key(lookup, prompt);
-        let hit = asked.map(|(key, policy)| cache.lookup(&key, policy.max_age));
-        let (result, hit) = match hit {
-            None => ("bypass", None),
-            Some(None) => ("miss", None),
-            Some(hit) => ("hit", hit),
-        };
-        spans::cache_result(&span, result);
-        self.gateway.metrics.cache(basis, result);
-        hit
-    }
-
-    /// The cache key, where the policy wants one and this is the stage at which it is known:
-    /// parts before the prompt, the exact prompt after it.
-    pub fn cache_key<'a>(
-        &self,
-        lookup: &'a Lookup,
-        prompt: Option<&Prompt>,
-    ) -> Option<(Key, &'a CacheKey)> {
-        let Lookup::By(policy) = lookup else {
-            return None;
-        };
-        if self.gateway.cache.is_off() || !self.ask.params.repeatable(&self.live.defaults) {
-            return None;
-        }
-        let basis = match (&policy.basis, prompt) {
-            (policy::Basis::Parts(parts), None) => CacheBasis::Parts(parts),
-            (policy::Basis::ExactPrompt, Some(prompt)) => CacheBasis::Prompt {
-                tokens: &prompt.tokens,
-                stop: &prompt.stop,
-            },
-            _ => return None,
-        };
-        let tenant = &self.ask.tenant;
-        let audience = match (policy.scope, &self.ask.session) {
-            (Scope::Shared, _) => Audience::Everybody,
-            (Scope::Tenant, _) => Audience::Tenant(tenant),
-            (Scope::Session, Some(session)) => Audience::Session(tenant, session),
-            // Without a session nobody can come back to ask again.
-            (Scope::Session, None) => return None,
-        };
-        Some((self.identity(audience, basis).key(), policy))
-    }
-
-    /// Names the run that answers this prompt; `None` where each run differs. What the engine says
-    /// depends on the prompt alone: policies see it afterwards, each request's own.
-    pub fn flight_key(&self, prompt: &Prompt) -> Option<Key> {
-        let basis = CacheBasis::Prompt {
-            tokens: &prompt.tokens,
-            stop: &prompt.stop,
-        };
-        let run = || Identity {
-            policies: "run",
-            attributes: &[],
-            streaming: false,
-            ..self.identity(Audience::Tenant(&self.ask.tenant), basis)
-        };
-        let repeatable = self.ask.params.repeatable(&self.live.defaults);
-        repeatable.then(|| run().key())
-    }
-
-    fn identity<'a>(&'a self, audience: Audience<'a>, basis: CacheBasis<'a>) -> Identity<'a> {
-        let seed = self.ask.params.seed.unwrap_or(self.live.defaults.seed);
-        let (policies, draw) = match (basis, seed) {
-            // The prompt shows all that trimming and guarding did to it.
-            (CacheBasis::Prompt { .. }, _) => (
-                self.policies.identity_behind_prompt(),
-                Draw::Seed(self.sampling.seed),
-            ),
-            (CacheBasis::Parts(_), Seed::Fixed(seed)) => {
-                (self.policies.identity(), Draw::Seed(seed))
-            }
-            (CacheBasis::Parts(_), _) => (self.policies.identity(), Draw::Derived),
-        };
-        Identity {
-            audience,
-            model: &self.gateway.engine.model().fingerprint,
-            policies,
-            attributes: &self.ask.attributes,
-            streaming: self.ask.streaming,
-            sampling: &self.sampling,
-            draw: match self.sampling.temperature == 0.0 {
-                true => Draw::Greedy,
-                false => draw,
-            },
-            max_tokens: self.max_tokens,
-            stop: &self.ask.params.stop,
-            basis,
-        }
     }
 
     /// Settles the seed: a derived one follows from the final prompt.

@@ -9,7 +9,8 @@ use super::Config;
 use super::layers::{Override, value};
 
 /// Variables that are no configuration keys.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
+    crate::session::KEYS_VARIABLE,
     crate::trace::LOG_VARIABLE,
     "STENT_CONFIG",
     "STENT_MODELS_MIRROR",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::types::wording::plain as worded;
+use crate::types::wording::{plain as worded, without_login};
 
 use super::{Config, ConfigError, environment};
 
@@ -46,7 +46,7 @@ impl Overrides {
     /// # Errors
     /// When there is no `=` or no section.
     pub fn set(&mut self, assignment: &str) -> Result<(), ConfigError> {
-        let origin = format!("--set {assignment}");
+        let origin = format!("--set {}", without_login(assignment));
         let bad = |message: &str| ConfigError::Override {
             origin: origin.clone(),
             message: message.to_owned(),
@@ -97,7 +97,7 @@ pub(super) fn file(path: &Path) -> Result<Table, ConfigError> {
     })?;
     let wrong = |message: String| ConfigError::File {
         path: path.to_owned(),
-        message,
+        message: without_login(&message),
     };
     let table: Table = text
         .parse()
@@ -124,9 +124,9 @@ pub(super) fn overlay(table: &mut Table, overrides: &Overrides) -> Result<Config
         message,
     })?;
     for over in &overrides.values {
-        let wrong = |message| ConfigError::Override {
+        let wrong = |message: String| ConfigError::Override {
             origin: over.origin.clone(),
-            message,
+            message: without_login(&message),
         };
         insert(table, &over.path, over.value.clone()).map_err(wrong)?;
         config = read(table).or_else(|first| {

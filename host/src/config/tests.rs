@@ -112,6 +112,48 @@ fn the_admin_address_is_never_the_public_one() {
     assert!(error.starts_with("server.admin: 127.0.0.1:8000"), "{error}");
 }
 
+#[test]
+fn a_password_in_an_address_is_never_repeated() {
+    let login = "redis://me:hunter2@host/no-number";
+    for wrong in [
+        load("", &[], &[&format!("sessions.store={login}")]),
+        load("", &[], &[&format!("cache.store={login}")]),
+        load("", &[], &[&format!("sessions.stores={login}")]),
+        load("", &[("STENT_SESSIONS_STORE", login)], &[]),
+        load(&format!("[sessions]\nstore = \"{login}\""), &[], &[]),
+        load(&format!("[sessions]\nstore = \"{login}"), &[], &[]),
+        load("", &[], &[&format!("telemetry.trace_url={login}")]),
+        load(
+            "",
+            &[],
+            &[
+                "engine.kind=openai",
+                "engine.upstreams=[\"http://me:hunter2@host/v1\"]",
+            ],
+        ),
+    ] {
+        let wrong = wrong.unwrap_err();
+        assert!(!wrong.contains("hunter2"), "{wrong}");
+    }
+}
+
+#[test]
+fn what_is_printed_holds_no_password() {
+    let address = "http://me:hunter2@host:4317";
+    let sets = [
+        format!("engine.upstreams=[\"{address}/v1\", {{ url = \"{address}/v1\", weight = 2 }}]"),
+        format!("telemetry.otlp={address}"),
+        format!("telemetry.trace_url={address}/{{trace_id}}"),
+        "sessions.store=redis://me:hunter2@host/0".to_owned(),
+    ];
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let config = load("", &[], &sets).unwrap();
+    let printed = config.to_toml().unwrap();
+    assert!(!printed.contains("hunter2"), "{printed}");
+    assert_eq!(printed.matches("…@host:4317").count(), 4, "{printed}");
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+}
+
 /// Every key that `--print-config` shows, set to something else, comes back as it was set.
 #[test]
 fn each_printed_key_can_be_set_through_the_environment() {
@@ -136,14 +178,23 @@ fn each_printed_key_can_be_set_through_the_environment() {
                 assert!(wrong.starts_with("engine.gpu_layers: 7"), "{wrong}");
                 continue;
             }
-            // The one store that there is.
-            ("sessions.store", _) => {
-                let wrong = load("", &[("STENT_SESSIONS_STORE", "x")], &[]).unwrap_err();
-                assert!(wrong.contains("STENT_SESSIONS_STORE"), "{wrong}");
+            // Without Redis there is only one answer.
+            ("sessions.on_store_failure", _) => {
+                let set = ("STENT_SESSIONS_ON_STORE_FAILURE", "local");
+                let wrong = load("", &[set], &[]).unwrap_err();
+                assert!(
+                    wrong.starts_with("sessions.on_store_failure: \"local\""),
+                    "{wrong}"
+                );
+                let redis = ("STENT_SESSIONS_STORE", "redis://127.0.0.1");
+                load("", &[set, redis], &[]).unwrap();
                 continue;
             }
+            ("sessions.store", _) => "memory".into(),
+            ("sessions.on_busy", _) => "refuse".into(),
             ("server.listen" | "server.admin", _) => "127.0.0.1:4711".to_owned(),
             ("engine.kind", _) => "scripted".into(),
+            ("engine.kernels", _) => "ggml".into(),
             ("engine.upstream.api", _) => "completions".into(),
             ("engine.upstreams", _) => "[{ url = \"http://a/v1\", weight = 2 }]".into(),
             ("engine.seed", _) => "random".into(),
@@ -151,6 +202,7 @@ fn each_printed_key_can_be_set_through_the_environment() {
             ("engine.kv_cells", _) => "99999".into(),
             ("policies.limits.memory", _) => "32MiB".into(),
             ("cache.store", _) => "off".into(),
+            ("cache.timeout", _) => "70ms".into(),
             ("telemetry.protocol" | "log.format", _) => match key.as_str() {
                 "log.format" => "json".into(),
                 _ => "http".into(),
@@ -169,7 +221,13 @@ fn each_printed_key_can_be_set_through_the_environment() {
             }
             ("server.admin_token", _) => "a".repeat(64),
             // One without the other is refused.
-            ("server.tls_cert" | "server.tls_key", _) => continue,
+            (
+                "server.tls_cert"
+                | "server.tls_key"
+                | "server.admin_tls_cert"
+                | "server.admin_tls_key",
+                _,
+            ) => continue,
             ("server.cors_origins", _) => "[\"http://localhost:3000\"]".into(),
             ("policies.trusted_keys", _) => format!("[\"{}\"]", "a".repeat(64)),
             (_, toml::Value::Boolean(on)) => (!on).to_string(),

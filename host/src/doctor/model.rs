@@ -31,7 +31,7 @@ pub fn lines(
             "{}, {} ({}), fingerprint {}",
             settings.model.display(),
             header.name.as_deref().unwrap_or("without a name"),
-            super::machine::size(header.file_bytes),
+            super::memory::size(header.file_bytes),
             &header.fingerprint[..12.min(header.fingerprint.len())],
         ),
     )];
@@ -43,6 +43,29 @@ pub fn lines(
     }
     lines.extend(metadata(header, settings));
     lines
+}
+
+/// How tokens are counted for engines elsewhere.
+pub fn tokenizer(settings: &engine::Settings) -> Option<Line> {
+    const CHECK: &str = "upstream.tokenizer";
+    if settings.kind != Kind::Openai {
+        return None;
+    }
+    let file = &settings.upstream.tokenizer;
+    if file.as_os_str().is_empty() {
+        return Some(Line::good(
+            CHECK,
+            "not set: tokens are estimated, three bytes each, which is more than most texts have",
+        ));
+    }
+    Some(match engine::tokenizer(settings) {
+        Ok(_) => Line::good(CHECK, format!("tokens are counted with {}", file.display())),
+        Err(error) => Line::bad(
+            CHECK,
+            error,
+            "name the vocabulary of the upstream's model, or none for an estimate",
+        ),
+    })
 }
 
 fn hash(identity: &Identity) -> Line {
@@ -133,6 +156,7 @@ mod tests {
             context: Some(context),
             kv_bytes: None,
             template: template.map(str::to_owned),
+            k_quants: false,
             fingerprint: "f".repeat(64),
             file_bytes: 1,
             demo: false,

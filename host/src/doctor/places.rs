@@ -1,12 +1,16 @@
 //! Folders: room and rights of the data folder, and every file in the policies folder.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::machine::size;
+use super::memory::size;
 use super::report::Line;
 use crate::config::Config;
 use crate::engine::{self, Kind};
+use crate::http;
 use crate::policy::Workbench;
+use crate::session::{self, Keys, Where};
+use crate::tls::Named;
 
 /// Less than this is soon full; less than `FULL` is.
 const TIGHT: u64 = 2 << 30;
@@ -54,6 +58,75 @@ fn disk_line(data: &Path, place: &Place) -> Line {
             CHECK,
             format!("{data}: the free space is not told"),
             "look at it with df",
+        ),
+    }
+}
+
+/// The two files of each address, where there are any.
+pub fn certificates(settings: &http::Settings) -> Vec<Line> {
+    const CHECK: &str = "tls";
+    let both = [
+        (settings.certificates(), &settings.tls_cert, Named::PUBLIC),
+        (
+            settings.admin_certificates(),
+            &settings.admin_tls_cert,
+            Named::ADMIN,
+        ),
+    ];
+    let line = |(loaded, cert, named): (Result<Option<_>, _>, &PathBuf, Named)| match loaded {
+        Ok(None) => None,
+        Ok(Some(_)) => Some(Line::good(CHECK, format!("{} serves", cert.display()))),
+        Err(error) => Some(Line::bad(
+            CHECK,
+            error,
+            format!(
+                "correct {} and {}, or let the service's user read them",
+                named.cert, named.key
+            ),
+        )),
+    };
+    both.into_iter().filter_map(line).collect()
+}
+
+/// Where people's histories will lie, and whether their keys are there.
+pub fn sessions(config: &Config) -> Line {
+    const CHECK: &str = "sessions";
+    if let Err(problem) = Keys::of_sessions(config.sessions.encrypt) {
+        let todo = "a start refuses this: set the variable, or sessions.encrypt = false";
+        return Line::bad(CHECK, problem, todo);
+    }
+    let sealed = match config.sessions.encrypt {
+        true => "encrypted",
+        false => "not encrypted",
+    };
+    match &config.sessions.store {
+        Where::Memory => Line::good(CHECK, "in memory: they end with the process"),
+        Where::Redis(address) => Line::good(CHECK, format!("in {address}, {sealed}")),
+        Where::Redb => sessions_file(&config.data.dir.join(session::FILE), sealed),
+    }
+}
+
+fn sessions_file(file: &Path, sealed: &str) -> Line {
+    const CHECK: &str = "sessions";
+    let shown = file.display();
+    let Ok(about) = std::fs::metadata(file) else {
+        return Line::good(CHECK, format!("{shown}, {sealed}; a start makes it"));
+    };
+    let both = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+    if rustix::fs::access(file, both).is_err() {
+        return Line::bad(
+            CHECK,
+            format!("{shown} cannot be read and written by this user"),
+            "run this as the service's user; the file must belong to it",
+        );
+    }
+    let found = format!("{shown}: {}, {sealed}", size(about.len()));
+    match about.permissions().mode() & 0o077 {
+        0 => Line::good(CHECK, found),
+        _ => Line::warn(
+            CHECK,
+            format!("{found}; others can read it"),
+            format!("chmod 600 {shown}"),
         ),
     }
 }
@@ -161,6 +234,19 @@ mod tests {
         assert_eq!(level(Some(1 << 20), true), Level::Bad);
         assert_eq!(level(Some(50 << 30), false), Level::Bad);
         assert_eq!(level(None, true), Level::Warn);
+    }
+
+    #[test]
+    fn a_session_file_is_the_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(session::FILE);
+        let line = sessions_file(&file, "not encrypted");
+        assert!(line.found.contains("a start makes it"), "{line:?}");
+        std::fs::write(&file, "x").unwrap();
+        for (mode, level) in [(0o600, Level::Good), (0o640, Level::Warn)] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(sessions_file(&file, "encrypted").level, level);
+        }
     }
 
     #[test]

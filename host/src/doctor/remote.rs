@@ -1,13 +1,15 @@
-//! What is elsewhere: the trace collector, and a Redis where one is configured. Whatever the answer,
-//! a request never waits for them; but who configured them wants to have them.
+//! What is elsewhere: the trace collector, upstreams, and a Redis where one is configured.
 
-use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use super::report::Line;
+use crate::cache;
 use crate::config::Config;
-use crate::engine::Kind;
+use crate::engine::{self, Kind};
+use crate::redis::{self, Address, Trouble};
+use crate::session::{OnFailure, Where};
+use crate::types::wording;
 
 /// Longer is as good as never for a neighbour.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -15,10 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub fn lines(config: &Config) -> Vec<Line> {
     let mut lines = vec![collector(&config.telemetry.otlp)];
     if config.engine.kind == Kind::Openai {
-        let urls = config.engine.upstreams.iter().map(|target| &target.url);
-        lines.extend(urls.map(|url| upstream(url)));
+        lines.extend(upstreams(&config.engine));
     }
-    lines.extend(redis_urls(config).iter().map(|(key, url)| redis(key, url)));
+    let servers = redis_servers(config).into_iter();
+    lines.extend(servers.map(|(key, address, needed)| redis(key, address, needed)));
     lines
 }
 
@@ -27,83 +29,106 @@ fn collector(address: &str) -> Line {
     if address.is_empty() {
         return Line::good(CHECK, "telemetry.otlp is empty: traces are not exported");
     }
+    let shown = wording::without_login(address);
     match reach(address, 4317) {
-        Ok(_) => Line::good(CHECK, format!("{address} accepts connections")),
+        Ok(_) => Line::good(CHECK, format!("{shown} accepts connections")),
         Err(problem) => Line::warn(
             CHECK,
-            format!("{address}: {problem}"),
+            format!("{shown}: {problem}"),
             "start the collector or correct telemetry.otlp; until then traces are lost, requests \
              are not",
         ),
     }
 }
 
-fn upstream(url: &str) -> Line {
+/// Asks each upstream what a health check asks: its models, with its key.
+fn upstreams(settings: &engine::Settings) -> Vec<Line> {
     const CHECK: &str = "upstream";
-    let port = if url.starts_with("https") { 443 } else { 80 };
-    match reach(url, port) {
-        Ok(_) => Line::good(CHECK, format!("{url} accepts connections")),
+    let found = match engine::look_at_upstreams(settings) {
+        Ok(found) => found,
+        Err(error) => {
+            let todo = "correct engine.upstreams: a start would be refused";
+            return vec![Line::bad(CHECK, error, todo)];
+        }
+    };
+    let none = found.iter().all(|(_, models)| models.is_err());
+    let wanted = settings.upstream.model.as_str();
+    let line = |(url, models): (String, Result<Vec<String>, String>)| match models {
+        Ok(models) if !wanted.is_empty() && !models.iter().any(|model| model == wanted) => {
+            Line::warn(
+                CHECK,
+                format!("{url}: has no model {wanted:?}, only {}", models.join(", ")),
+                "correct engine.upstream.model, or serve it there under this name",
+            )
+        }
+        Ok(models) => Line::good(CHECK, format!("{url}: answers, with {}", models.join(", "))),
+        Err(problem) if none => Line::bad(
+            CHECK,
+            format!("{url}: {problem}"),
+            "start it or correct engine.upstreams: without any of them nothing is answered",
+        ),
         Err(problem) => Line::warn(
             CHECK,
             format!("{url}: {problem}"),
-            "start it or correct engine.upstreams; without any of them nothing is answered",
+            "start it, or correct its address and key; until then the others answer",
         ),
-    }
+    };
+    found.into_iter().map(line).collect()
 }
 
-/// Every value of the configuration that is a Redis address, with its key.
-fn redis_urls(config: &Config) -> Vec<(String, String)> {
-    fn walk(path: &str, value: &toml::Value, found: &mut Vec<(String, String)>) {
-        match value {
-            toml::Value::Table(table) => {
-                for (key, value) in table {
-                    let path = match path {
-                        "" => key.clone(),
-                        path => format!("{path}.{key}"),
-                    };
-                    walk(&path, value, found);
-                }
-            }
-            toml::Value::String(text) if text.starts_with("redis") && text.contains("://") => {
-                found.push((path.to_owned(), text.clone()));
-            }
-            _ => {}
-        }
+/// Each Redis of the configuration, with its key and whether requests fail without it.
+fn redis_servers(config: &Config) -> Vec<(&'static str, &Address, bool)> {
+    let sessions = &config.sessions;
+    let mut servers = Vec::new();
+    if let Where::Redis(address) = &sessions.store {
+        let needed = sessions.on_store_failure == OnFailure::Refuse;
+        servers.push(("sessions.store", address, needed));
     }
-    let mut found = Vec::new();
-    if let Ok(table) = toml::Table::try_from(config) {
-        walk("", &toml::Value::Table(table), &mut found);
+    // Without it an answer is a miss.
+    if let cache::Store::Redis(address) = &config.cache.store {
+        servers.push(("cache.store", address, false));
     }
-    found
+    servers
 }
 
-fn redis(key: &str, url: &str) -> Line {
+fn redis(key: &str, address: &Address, needed: bool) -> Line {
     const CHECK: &str = "redis";
-    // The address may hold a password.
-    let shown = url.rsplit_once('@').map_or(url, |(_, host)| host);
-    let asked = reach(url, 6379).and_then(|mut stream| {
-        let mut answer = [0; 64];
-        stream
-            .write_all(b"PING\r\n")
-            .and_then(|()| stream.read(&mut answer))
-            .map(|n| String::from_utf8_lossy(&answer[..n]).trim().to_owned())
-            .map_err(|error| error.to_string())
-    });
-    let todo = "start Redis or correct the key; until then requests go on without it";
-    match asked {
-        // A Redis with a password says so, which is an answer too.
-        Ok(answer) if answer.starts_with("+PONG") || answer.starts_with("-NOAUTH") => {
-            Line::good(CHECK, format!("{key}: {shown} answers"))
+    let meanwhile = match needed {
+        true => "without it every request is refused",
+        false => "until then requests go on without it",
+    };
+    let Err(trouble) = redis::look(address, PATIENCE) else {
+        return Line::good(CHECK, format!("{key}: {address} answers"));
+    };
+    let found = format!("{key}: {address}: {trouble}");
+    match trouble {
+        // It gets better by itself.
+        Trouble::Refused("LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN") => {
+            Line::warn(CHECK, found, "wait until it is ready, or look at its log")
         }
-        Ok(_) if url.starts_with("rediss") => {
-            Line::good(CHECK, format!("{key}: {shown} accepts connections"))
-        }
-        Ok(answer) => Line::warn(
+        Trouble::Refused("NOAUTH" | "WRONGPASS" | "authentication failed") => Line::bad(
             CHECK,
-            format!("{key}: {shown} answers {answer:?}, expected +PONG"),
-            todo,
+            found,
+            format!(
+                "correct user and password in {key} (redis://USER:PASSWORD@host:port/0): Redis \
+                 refuses everything that is asked with these; {meanwhile}"
+            ),
         ),
-        Err(problem) => Line::warn(CHECK, format!("{key}: {shown}: {problem}"), todo),
+        Trouble::Refused(_) => Line::bad(
+            CHECK,
+            found,
+            format!("look at its log and at what this user may do (ACL LIST); {meanwhile}"),
+        ),
+        _ if needed => Line::bad(
+            CHECK,
+            found,
+            format!("start it or correct {key}: {meanwhile}"),
+        ),
+        _ => Line::warn(
+            CHECK,
+            found,
+            format!("start it or correct {key}; {meanwhile}"),
+        ),
     }
 }
 
@@ -118,10 +143,7 @@ fn reach(url: &str, port: u16) -> Result<TcpStream, String> {
     };
     let mut addresses = with_port.to_socket_addrs().map_err(|e| e.to_string())?;
     let address = addresses.next().ok_or("the name has no address")?;
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| e.to_string())?;
-    let _ = stream.set_read_timeout(Some(PATIENCE));
-    let _ = stream.set_write_timeout(Some(PATIENCE));
-    Ok(stream)
+    TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -139,25 +161,5 @@ mod tests {
         assert_eq!(collector(&address).level, Level::Good);
         drop(open);
         assert_eq!(collector(&address).level, Level::Warn);
-    }
-
-    #[test]
-    fn a_redis_is_asked_and_its_password_is_not_shown() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = std::thread::spawn(move || {
-            for answer in ["+PONG\r\n", "HTTP/1.1 400 Bad Request\r\n"] {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut asked = [0; 6];
-                stream.read_exact(&mut asked).unwrap();
-                stream.write_all(answer.as_bytes()).unwrap();
-            }
-        });
-        let url = format!("redis://user:secret@{address}/0");
-        let line = redis("cache.redis", &url);
-        assert_eq!(line.level, Level::Good);
-        assert!(!format!("{line:?}").contains("secret"), "{line:?}");
-        assert_eq!(redis("cache.redis", &url).level, Level::Warn);
-        server.join().unwrap();
     }
 }

@@ -4,13 +4,22 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::machine::size;
+use super::memory::size;
 use super::report::Line;
 use crate::http;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 /// More of an answer than this is not read.
 const MOST: u64 = 8 << 20;
+
+/// How a gateway is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// It has a certificate (server.tls_cert, server.admin_tls_cert). Whose it is does not matter: it is ours.
+    pub tls: bool,
+    /// The admin token, where one is known.
+    pub token: Option<String>,
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Port {
@@ -29,6 +38,8 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     pub public_port: Port,
     pub admin_port: Port,
+    /// The admin routes ask for another token, or for one.
+    pub locked_out: bool,
     /// Why /ready says no.
     pub not_ready: Option<String>,
     /// VmLck of the running gateway.
@@ -37,14 +48,35 @@ pub struct Running {
     pub alarms: u64,
 }
 
-pub fn look(settings: &http::Settings) -> Running {
-    let mut public_port = port(settings.listen, "/health", "\"uptime_s\"");
-    let admin_port = port(settings.admin, "/metrics", "stent_");
+impl Way {
+    /// To the public routes that nobody needs a key for.
+    pub fn public(settings: &http::Settings) -> Self {
+        Self {
+            tls: !settings.tls_cert.as_os_str().is_empty(),
+            token: None,
+        }
+    }
+
+    fn admin(settings: &http::Settings, token: Option<&str>) -> Self {
+        Self {
+            tls: !settings.admin_tls_cert.as_os_str().is_empty(),
+            token: token.map(str::to_owned),
+        }
+    }
+}
+
+pub fn look(settings: &http::Settings, token: Option<&str>) -> Running {
+    let public = Way::public(settings);
+    let admin = Way::admin(settings, token);
+    let mut public_port = port(settings.listen, &public, "/health", "\"uptime_s\"");
+    let admin_port = port(settings.admin, &admin, "/metrics", "stent_");
     if let (Port::Taken, Port::Stent(_)) = (&public_port, &admin_port) {
         // Plain HTTP is not understood there: it speaks TLS.
         public_port = Port::Stent(String::new());
     }
+    let locked_out = matches!(&admin_port, Port::Stent(metrics) if metrics.is_empty());
     let mut running = Running {
+        locked_out,
         listen: Some(settings.listen),
         admin: Some(settings.admin),
         public_port,
@@ -52,7 +84,7 @@ pub fn look(settings: &http::Settings) -> Running {
         ..Running::default()
     };
     if let Port::Stent(_) = running.public_port
-        && let Some((status, body)) = ask(settings.listen, "/ready")
+        && let Some((status, body)) = ask(settings.listen, &public, "/ready")
         && status != 200
     {
         running.not_ready = Some(body);
@@ -98,6 +130,13 @@ impl Running {
             ),
             None => Line::good("running", format!("serves, and is ready{memory}")),
         });
+        if self.locked_out {
+            lines.push(Line::warn(
+                "running",
+                "the admin address asks for its token: memory, lock and alarms were not seen",
+                "give the token with --token or STENT_ADMIN_TOKEN",
+            ));
+        }
         if self.alarms > 0 {
             lines.push(Line::warn(
                 "running",
@@ -127,32 +166,39 @@ fn port_line(check: &'static str, key: &str, address: Option<SocketAddr>, port: 
     }
 }
 
-fn port(address: SocketAddr, path: &str, mark: &str) -> Port {
+fn port(address: SocketAddr, way: &Way, path: &str, mark: &str) -> Port {
     match TcpListener::bind(address) {
         Ok(_) => Port::Free,
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => match ask(address, path) {
-            Some((200, body)) if body.contains(mark) => Port::Stent(body),
-            // The admin address asks for a token, which this does not have.
-            Some((401 | 403, body)) if body.contains("\"error\"") => Port::Stent(String::new()),
-            _ => Port::Taken,
-        },
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            match ask(address, way, path) {
+                Some((200, body)) if body.contains(mark) => Port::Stent(body),
+                // The admin address asks for a token, which this does not have, or has another one.
+                Some((401 | 403, body)) if body.contains("\"error\"") => Port::Stent(String::new()),
+                _ => Port::Taken,
+            }
+        }
         Err(error) => Port::Refused(error.to_string()),
     }
 }
 
-/// `GET path` in the plainest form there is: status and body.
-pub fn ask(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+/// `GET path`: status and body.
+pub fn ask(address: SocketAddr, way: &Way, path: &str) -> Option<(u16, String)> {
     let here = match address.ip() {
         ip if ip.is_unspecified() => {
             SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port())
         }
         _ => address,
     };
+    if way.tls {
+        return ask_encrypted(here, way.token.as_deref(), path);
+    }
     let mut stream = TcpStream::connect_timeout(&here, PATIENCE).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let token = way.token.as_ref();
+    let token = token.map_or_else(String::new, |t| format!("Authorization: Bearer {t}\r\n"));
     write!(
         stream,
-        "GET {path} HTTP/1.0\r\nHost: {here}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.0\r\nHost: {here}\r\n{token}Connection: close\r\n\r\n"
     )
     .ok()?;
     let mut answer = Vec::new();
@@ -161,6 +207,22 @@ pub fn ask(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     Some((status, body.to_owned()))
+}
+
+fn ask_encrypted(address: SocketAddr, token: Option<&str>, path: &str) -> Option<(u16, String)> {
+    crate::tls::install();
+    let client = reqwest::blocking::Client::builder()
+        // The question goes to an address of this machine, where names mean nothing.
+        .tls_danger_accept_invalid_certs(true)
+        .timeout(PATIENCE)
+        .build()
+        .ok()?;
+    let mut asking = client.get(format!("https://{address}{path}"));
+    if let Some(token) = token {
+        asking = asking.bearer_auth(token);
+    }
+    let answer = asking.send().ok()?;
+    Some((answer.status().as_u16(), answer.text().ok()?))
 }
 
 fn value(metrics: &str, name: &str) -> Option<u64> {
@@ -187,9 +249,10 @@ mod tests {
             let (mut stream, _) = other.accept().unwrap();
             let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello");
         });
-        assert_eq!(port(address, "/health", "uptime_s"), Port::Taken);
+        let way = Way::default();
+        assert_eq!(port(address, &way, "/health", "uptime_s"), Port::Taken);
         answering.join().unwrap();
-        assert_eq!(port(address, "/health", "uptime_s"), Port::Free);
+        assert_eq!(port(address, &way, "/health", "uptime_s"), Port::Free);
         let line = port_line("port.listen", "server.listen", Some(address), &Port::Taken);
         assert_eq!(line.level, Level::Bad);
     }

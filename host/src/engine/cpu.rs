@@ -19,6 +19,9 @@ pub use probe::child_main as probe_child_main;
 use variants::VARIANTS;
 pub use variants::{Processor, Variant, candidates};
 
+/// What the hidden subcommand is given instead of a file for Stent's own kernels.
+const OWN: &str = "own";
+
 /// The hidden subcommand that runs [`probe_child_main`].
 pub const PROBE_COMMAND: &str = "__probe";
 
@@ -81,6 +84,42 @@ pub fn load_best(data: &Path) -> Result<&'static str, CpuError> {
         tried: tried(),
         model: processor.model,
     })
+}
+
+/// Whether the processor has what Stent's own matrix kernels (engine/kernels) need.
+pub fn own_possible() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return super::kernels::possible();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
+/// Whether the own kernels work here: a probe says so, of now or of an earlier start of this version.
+pub fn own_works(data: &Path) -> bool {
+    let memory = data.join("own-kernels.json");
+    let version = env!("STENT_VERSION");
+    let key = format!("{} | {version}", memory_key(&Processor::here(), &[]));
+    if recall(&memory, &key).is_some() {
+        return true;
+    }
+    let works = own_possible() && probe(Path::new(OWN));
+    if works {
+        let works = Some(OWN.into());
+        remember(&memory, &Memory { key, works });
+    }
+    works
+}
+
+/// Runs `load` so that a model which it loads uses the own kernels, where [`own_works`] said that they
+/// do; `lock`: their weights are locked in RAM. Also says whether a lock was refused.
+pub fn with_own<T>(lock: bool, load: impl FnOnce() -> T) -> (T, bool) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return super::kernels::offered(lock, load);
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    {
+        let _ = lock;
+        (load(), false)
+    }
 }
 
 /// What a start would load.

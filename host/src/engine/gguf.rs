@@ -21,6 +21,10 @@ const MAX_COUNT: u64 = 1 << 24;
 /// Larger numbers are no versions, but other bytes.
 const MAX_VERSION: u32 = 1000;
 
+/// ggml's numbers of two types of weights.
+const Q4_K: u32 = 12;
+const Q6_K: u32 = 14;
+
 /// What the header tells.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
@@ -32,6 +36,8 @@ pub struct Header {
     pub kv_bytes: Option<u64>,
     /// `tokenizer.chat_template`.
     pub template: Option<String>,
+    /// Whether there are weights of Q4_K or Q6_K, which Stent's own kernels take.
+    pub k_quants: bool,
     /// sha256 over everything before the weights, and the file's size.
     pub fingerprint: String,
     pub file_bytes: u64,
@@ -99,15 +105,29 @@ struct Shape {
     width: Option<u64>,
     heads: Option<u64>,
     kv_heads: Option<u64>,
+    /// Numbers in a head's K and V, where they are not the width over the heads.
+    key: Option<u64>,
+    value: Option<u64>,
 }
 
 impl Shape {
     /// K and V of one token in every layer, two bytes a number.
     fn kv_bytes(&self) -> Option<u64> {
-        let head = self.width?.checked_div(self.heads?)?;
-        let row = head.checked_mul(self.kv_heads.or(self.heads)?)?;
-        self.layers?.checked_mul(row)?.checked_mul(2 * 2)
+        let head = || self.width?.checked_div(self.heads?);
+        let both = self
+            .key
+            .or_else(head)?
+            .checked_add(self.value.or_else(head)?)?;
+        let row = both.checked_mul(self.kv_heads.or(self.heads)?)?;
+        self.layers?.checked_mul(row)?.checked_mul(2)
     }
+}
+
+/// What is looked at of one tensor's entry.
+struct Tensor {
+    kind: u32,
+    /// Where its weights end, counted from the first ones.
+    end: u64,
 }
 
 /// A value that is looked at, or one that is only skipped.
@@ -148,6 +168,7 @@ impl<R: Read> Reader<'_, R> {
             context: None,
             kv_bytes: None,
             template: None,
+            k_quants: false,
             fingerprint: String::new(),
             file_bytes: self.size,
             demo: false,
@@ -169,6 +190,8 @@ impl<R: Read> Reader<'_, R> {
                         "embedding_length" => shape.width = Some(number),
                         "attention.head_count" => shape.heads = Some(number),
                         "attention.head_count_kv" => shape.kv_heads = Some(number),
+                        "attention.key_length" => shape.key = Some(number),
+                        "attention.value_length" => shape.value = Some(number),
                         _ => {}
                     }
                 }
@@ -182,7 +205,9 @@ impl<R: Read> Reader<'_, R> {
         }
         let mut weights = 0;
         for _ in 0..tensors {
-            weights = weights.max(self.tensor()?);
+            let tensor = self.tensor()?;
+            weights = weights.max(tensor.end);
+            header.k_quants |= [Q4_K, Q6_K].contains(&tensor.kind);
         }
         let data = self.at.next_multiple_of(alignment);
         let expected = data.saturating_add(weights);
@@ -200,8 +225,7 @@ impl<R: Read> Reader<'_, R> {
         Ok(header)
     }
 
-    /// One tensor's entry; where its weights end, counted from the first one.
-    fn tensor(&mut self) -> Result<u64, GgufError> {
+    fn tensor(&mut self) -> Result<Tensor, GgufError> {
         let name = self.string("a tensor's name")?;
         let dims = u32::from_le_bytes(self.bytes()?);
         if !(1..=4).contains(&dims) {
@@ -230,94 +254,12 @@ impl<R: Read> Reader<'_, R> {
                 "tensor {name:?} has rows of {row}, expected a multiple of {block}"
             )));
         }
-        offset
+        let end = offset
             .checked_add(elements / block * bytes)
-            .ok_or_else(|| self.corrupt(format!("tensor {name:?} lies at an impossible place")))
+            .ok_or_else(|| self.corrupt(format!("tensor {name:?} lies at an impossible place")))?;
+        Ok(Tensor { kind, end })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// A small valid file: two keys, one tensor of 64 floats.
-    fn sample() -> Vec<u8> {
-        let mut file = b"GGUF".to_vec();
-        file.extend(3_u32.to_le_bytes());
-        file.extend(1_u64.to_le_bytes());
-        file.extend(2_u64.to_le_bytes());
-        let text = |file: &mut Vec<u8>, text: &str| {
-            file.extend((text.len() as u64).to_le_bytes());
-            file.extend(text.as_bytes());
-        };
-        text(&mut file, "general.name");
-        file.extend(8_u32.to_le_bytes());
-        text(&mut file, "tiny");
-        text(&mut file, "llama.context_length");
-        file.extend(4_u32.to_le_bytes());
-        file.extend(512_u32.to_le_bytes());
-        text(&mut file, "token_embd.weight");
-        file.extend(1_u32.to_le_bytes());
-        file.extend(64_u64.to_le_bytes());
-        file.extend(0_u32.to_le_bytes());
-        file.extend(0_u64.to_le_bytes());
-        file.resize(file.len().next_multiple_of(32) + 256, 0);
-        file
-    }
-
-    fn check(bytes: &[u8]) -> Result<Header, GgufError> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        read(file.path())
-    }
-
-    #[test]
-    fn a_whole_file_is_read() {
-        let header = check(&sample()).unwrap();
-        assert_eq!(
-            (header.name.as_deref(), header.context),
-            (Some("tiny"), Some(512))
-        );
-        assert_eq!(header.fingerprint.len(), 64);
-    }
-
-    #[test]
-    fn each_fault_is_named() {
-        let says = |bytes: &[u8]| check(bytes).unwrap_err().to_string();
-        assert!(
-            says(b"<html>not found</html>").contains("starts with \"<htm\", expected \"GGUF\"")
-        );
-        let whole = sample();
-        let short = says(&whole[..whole.len() - 1]);
-        let sizes = format!(
-            "truncated: {} bytes, expected at least {}",
-            whole.len() - 1,
-            whole.len()
-        );
-        assert!(short.contains(&sizes), "{short}");
-        let mut old = whole.clone();
-        old[4] = 1;
-        assert!(says(&old).contains("version 1, expected 2 or 3"));
-        let missing = read(Path::new("/nowhere/x.gguf")).unwrap_err().to_string();
-        assert!(
-            missing.contains("/nowhere/x.gguf") && missing.contains("No such file"),
-            "{missing}"
-        );
-        assert!(says(b"").contains("truncated: its 0 bytes end in the middle of its header"));
-        assert!(says(&whole[..100]).contains("its 100 bytes end in the middle"));
-        assert!(says(b"GGUFjunkjunkjunk").contains("corrupt: no version number follows"));
-    }
-
-    proptest! {
-        #[test]
-        fn garbage_is_an_error_or_a_header(at in 0_usize..400, byte: u8, cut in 0_usize..400) {
-            let mut bytes = sample();
-            let at = at % bytes.len();
-            bytes[at] = byte;
-            bytes.truncate(bytes.len() - cut % bytes.len());
-            let _ = check(&bytes);
-        }
-    }
-}
+mod tests;

@@ -20,10 +20,10 @@ use llama_cpp_2::token::LlamaToken;
 use super::gguf::{self, Header};
 use super::memory::{self, Lock};
 use super::scheduler::Limits;
-use super::settings::{Settings, StepBudget};
+use super::settings::{Kernels, Settings, StepBudget};
 use super::threads::{self, Machine};
 use super::worker::{self, Grammars, Parts};
-use super::{Engine, EngineError, StartError, cpu, gpu};
+use super::{Engine, EngineError, StartError, cpu, gpu, weights};
 use crate::types::{ModelInfo, Special, Token, Tokenizer};
 use device::{Device, Shape};
 use grammar::Gbnf;
@@ -37,17 +37,42 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
     let header = gguf::read(&settings.model)?;
     let backend = backend(data)?;
     let before = memory::locked();
+    let wanted = settings.kernels == Kernels::Auto && settings.gpu_layers == 0;
+    let own = wanted && header.k_quants && cpu::own_works(data);
+    tracing::info!(
+        kernels = if own { "stent" } else { "ggml" },
+        "matrix kernels chosen"
+    );
     let params = LlamaModelParams::default()
         .with_n_gpu_layers(settings.gpu_layers)
-        .with_use_mmap(settings.mmap)
+        // Packed weights are copies: a mapping would stay in RAM beside them for nothing.
+        .with_use_mmap(settings.mmap && !own)
         .with_use_mlock(settings.mlock);
-    let model = Arc::new(load(backend, &settings.model, &params)?);
+    // Both read the whole file: at once, it comes from the disk a single time.
+    let weights = {
+        let path = settings.model.clone();
+        std::thread::spawn(move || weights::digest(&path))
+    };
+    let read = || load(backend, &settings.model, &params);
+    let (model, refused) = match own {
+        true => cpu::with_own(settings.mlock, read),
+        false => (read(), false),
+    };
+    let model = Arc::new(model?);
+    let lost = || std::io::Error::other("the thread that reads it has failed");
+    let fingerprint = weights.join().unwrap_or_else(|_| Err(lost()));
+    let fingerprint = fingerprint.map_err(|error| StartError::Load {
+        path: settings.model.display().to_string(),
+        reason: error.to_string(),
+    })?;
     let lock = if settings.mlock {
+        // What the limit must be raised to: packed, Q4_K weights are one part in 36 larger.
+        let grown = if refused { model.size() / 36 } else { 0 };
         memory::judge(
-            model.size(),
+            model.size() + grown,
             before,
             memory::locked(),
-            log::lock_refused(),
+            refused || log::lock_refused(),
             memory::limit(),
         )
     } else {
@@ -68,14 +93,18 @@ pub fn start(settings: &Settings, data: &Path) -> Result<Arc<dyn Engine>, StartE
         );
     }
     let shape = shape(settings);
-    let info = info(&header, &model, settings);
-    let limits = limits(settings, &model);
+    let info = info(&header, fingerprint, &model, settings);
+    let mut limits = limits(settings, &model);
+    if let Some(bytes) = header.kv_bytes {
+        limits.token_bytes = bytes;
+    }
     let parts = Parts {
         model: info,
         tokenizer: Arc::new(Vocabulary {
             model: Arc::clone(&model),
         }),
         grammars: grammars(&model),
+        no_logprobs: None,
         stall_after: settings.stall_after,
         locked_bytes: lock.bytes(),
         limits: limits.clone(),
@@ -197,7 +226,12 @@ fn load(
     })
 }
 
-fn info(header: &Header, model: &LlamaModel, settings: &Settings) -> ModelInfo {
+fn info(
+    header: &Header,
+    fingerprint: String,
+    model: &LlamaModel,
+    settings: &Settings,
+) -> ModelInfo {
     let stem = settings
         .model
         .file_stem()
@@ -206,7 +240,7 @@ fn info(header: &Header, model: &LlamaModel, settings: &Settings) -> ModelInfo {
     let vocabulary = model.vocab();
     ModelInfo {
         name: header.name.clone().unwrap_or_else(|| stem.into_owned()),
-        fingerprint: header.fingerprint.clone(),
+        fingerprint,
         n_ctx: settings.n_ctx,
         n_vocab: vocabulary.n_tokens() as u32,
         bos: vocabulary.bos().0,

@@ -126,7 +126,8 @@ impl fmt::Display for Lock {
             Lock::Locked { bytes, model } => write!(
                 f,
                 "{} of the model's {} MiB are locked in RAM",
-                bytes >> 20,
+                // Pages and packed weights come to a little more than the file's.
+                bytes.min(model) >> 20,
                 model >> 20
             ),
             Lock::Partly { locked, model } => write!(

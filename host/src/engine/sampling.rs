@@ -4,7 +4,11 @@
 //! The draw depends on the seed and on how many tokens were drawn before, and on nothing else: the
 //! same logits give the same answer, whether tokens were guessed ahead or not.
 
+mod told;
+
 use std::collections::HashMap;
+
+pub use told::Told;
 
 use crate::types::{Sampling, Token};
 
@@ -34,6 +38,8 @@ pub struct Sampler {
     /// The last tokens, oldest first.
     recent: Vec<Token>,
     candidates: Vec<Candidate>,
+    /// How likely the last token was, where that is asked for.
+    told: Option<Told>,
 }
 
 impl Sampler {
@@ -47,7 +53,13 @@ impl Sampler {
             random,
             recent,
             candidates: Vec::new(),
+            told: None,
         }
+    }
+
+    /// How likely the token drawn last was; `None` where nobody asked.
+    pub fn told(&mut self) -> Option<Told> {
+        self.told.take()
     }
 
     /// The next token.
@@ -79,6 +91,9 @@ impl Sampler {
                 }
             }
         };
+        if let Some(most) = self.how.logprobs {
+            self.told = Some(told::told(logits, token, usize::from(most)));
+        }
         if let Some(grammar) = &mut self.grammar {
             grammar.accept(token)?;
         }

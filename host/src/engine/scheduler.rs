@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cost::Cost;
-use fair::Ledger;
+use fair::{Ledger, Who};
 use kv::{Kv, Pool, Want};
 use slot::{Slot, Work};
 
@@ -39,6 +39,10 @@ pub use plan::{
     Counts, Drawn, JobId, Limits, Op, Plan, Request, Row, SeqId, Started, Ticket, Time,
 };
 pub use slot::Doing;
+
+/// Idle sessions that may be copied to RAM before one step while answers stream: each copy takes as long
+/// as a step, and all answers wait for it.
+const PARKS: usize = 1;
 
 #[derive(Debug)]
 struct Waiting {
@@ -122,6 +126,13 @@ impl Scheduler {
     pub fn prepare(&mut self, session: SessionKey, tokens: Arc<[Token]>, now: Time) {
         self.drop_ahead(&session, now);
         if !tokens.is_empty() && tokens.len() < self.context() {
+            // While requests wait nothing is computed ahead, and what waits longest is worth least.
+            if self.ahead.len() >= self.limits.idle_sessions.max(1)
+                && let Some(oldest) = self.ahead.pop_front()
+                && let Some(seq) = oldest.seq
+            {
+                self.kv.release(seq, Some(oldest.session), now);
+            }
             self.ahead.push_back(Ahead {
                 session,
                 tokens,
@@ -222,6 +233,9 @@ impl Scheduler {
     /// Decides the next step. The rows are computed by then or the plan is dropped; either way
     /// [`Plan::ops`] must have been done.
     pub fn plan(&mut self, now: Time) -> Plan {
+        let streaming = self.slots.iter().any(|s| matches!(s, Slot::Decode { .. }));
+        self.kv
+            .allow_parks(if streaming { PARKS } else { usize::MAX });
         let mut plan = Plan {
             started: self.start_waiting(now),
             ..Plan::default()
@@ -299,12 +313,15 @@ impl Scheduler {
             self.kv.acquire(want, now)
         })?;
         let waiting = self.queue.remove(at);
-        if let Some(session) = &request.session {
-            let uncached = request.prompt.len() - acquired.cached;
-            self.ledger.charge(session, uncached as u32, now);
-        }
+        let uncached = request.prompt.len() - acquired.cached;
+        let who = Who {
+            tenant: &request.tenant,
+            session: request.session.as_ref(),
+        };
+        self.ledger.charge(who, uncached as u32, now);
         self.slots[slot] = Slot::Prefill(Work {
             id: request.id,
+            tenant: request.tenant,
             session: request.session,
             seq: acquired.seq,
             prompt: request.prompt,
@@ -315,6 +332,7 @@ impl Scheduler {
         Some(Started {
             id: request.id,
             slot,
+            seq: acquired.seq,
             cached: acquired.cached,
         })
     }
@@ -346,17 +364,25 @@ impl Scheduler {
             .kv
             .cached(request.session.as_ref(), &request.prompt, request.head);
         let left = request.prompt.len() - cached;
-        self.score(request.session.as_ref(), left, waiting.submitted, now)
+        let who = Who {
+            tenant: &request.tenant,
+            session: request.session.as_ref(),
+        };
+        self.score(who, left, waiting.submitted, now)
     }
 
     fn work_score(&self, work: &Work, now: Time) -> f64 {
         let left = work.prompt.len() - self.kv.tokens(work.seq).len();
-        self.score(work.session.as_ref(), left, work.submitted, now)
+        let who = Who {
+            tenant: &work.tenant,
+            session: work.session.as_ref(),
+        };
+        self.score(who, left, work.submitted, now)
     }
 
-    fn score(&self, session: Option<&SessionKey>, left: usize, submitted: Time, now: Time) -> f64 {
+    fn score(&self, who: Who<'_>, left: usize, submitted: Time, now: Time) -> f64 {
         let waited = now.saturating_sub(submitted);
         self.ledger
-            .score(session, left, waited, self.cost.rows_per_second(), now)
+            .score(who, left, waited, self.cost.rows_per_second(), now)
     }
 }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::sampling::Sampler;
 use super::scheduler::{Limits, Op, Row};
 use super::settings::{Script, Settings, StepBudget};
@@ -45,7 +47,7 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
     let parts = Parts {
         model: ModelInfo {
             name: "scripted".into(),
-            fingerprint: "scripted".into(),
+            fingerprint: hex::encode(Sha256::digest(&settings.script.text)),
             n_ctx: settings.n_ctx,
             n_vocab: u32::MAX,
             bos: BOS,
@@ -75,6 +77,7 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
             let reason = "engine.kind \"scripted\" says a fixed text and follows none";
             Err(EngineError::Grammar(reason.into()))
         }),
+        no_logprobs: Some("engine.kind \"scripted\" draws no tokens"),
         stall_after: settings.stall_after,
         locked_bytes: 0,
     };

@@ -27,7 +27,7 @@ pub struct Settings {
     pub n_batch: u32,
     /// Most tokens in one pass over the weights. Also the longest piece of a prompt that is
     /// computed at once while nobody else is waiting, and so how late a cancel or another
-    /// question can take effect: 128 reach 92% of the speed of 256, the best (docs/benchmarks.md).
+    /// question can take effect. Larger ones read prompts only a little faster.
     pub n_ubatch: u32,
     /// Answers generated at the same time.
     pub slots: u32,
@@ -35,6 +35,8 @@ pub struct Settings {
     pub queue: u32,
     /// Lock the model in RAM. Needs `ulimit -l` or CAP_IPC_LOCK; a failure is a warning.
     pub mlock: bool,
+    /// Whose matrix products are used.
+    pub kernels: Kernels,
     /// Map the file instead of reading it.
     pub mmap: bool,
     /// Longest answer of a request that does not say.
@@ -81,6 +83,16 @@ pub enum Kind {
     Openai,
 }
 
+/// Who multiplies with the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernels {
+    /// Stent's own where the processor has their instructions and a probe succeeds.
+    Auto,
+    /// Those of ggml, as llama.cpp has them.
+    Ggml,
+}
+
 /// `"auto"` or a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -116,6 +128,7 @@ impl Default for Settings {
             slots: 4,
             queue: 64,
             mlock: true,
+            kernels: Kernels::Auto,
             mmap: true,
             max_tokens: 1024,
             temperature: 0.7,
@@ -180,11 +193,12 @@ impl Settings {
                 MAX_SEQUENCES - SPARE_SEQUENCES
             ));
         }
-        if self.n_batch < self.slots + 3 {
+        // A row for each answer, and beside them a block of prompt tokens.
+        let rows = self.slots.saturating_add(16);
+        if self.n_batch < rows {
             return Err(format!(
-                "engine.n_batch: {}, expected at least engine.slots + 3 = {}",
-                self.n_batch,
-                self.slots + 3
+                "engine.n_batch: {}, expected at least engine.slots + 16 = {rows}",
+                self.n_batch
             ));
         }
         if self.n_ubatch > self.n_batch {

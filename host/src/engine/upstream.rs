@@ -10,6 +10,7 @@ mod circuit;
 mod fleet;
 mod places;
 mod run;
+mod server;
 pub mod settings;
 mod wire;
 
@@ -34,6 +35,9 @@ struct Remote {
     /// Ends the health checks.
     _watch: DropGuard,
 }
+
+/// What a model is called that nobody has named.
+const NAMELESS: &str = "upstream";
 
 /// What every request uses.
 struct Shared {
@@ -68,7 +72,7 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
     let watch = CancellationToken::new();
     tasks.block_on(fleet.check_all());
     for upstream in fleet.upstreams() {
-        tasks.spawn(fleet::watch(
+        tasks.spawn(server::watch(
             Arc::clone(upstream),
             fleet.client(),
             settings.upstream.health_every,
@@ -78,7 +82,7 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
     let asked = &settings.upstream.model;
     let name = match asked.is_empty() {
         false => asked.clone(),
-        true => fleet.model().unwrap_or_else(|| "upstream".into()),
+        true => fleet.model().unwrap_or_else(|| NAMELESS.into()),
     };
     match settings.upstream.tokenizer.as_os_str().is_empty() {
         true => tracing::info!(
@@ -90,7 +94,7 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
             "tokens are counted with this vocabulary"
         ),
     }
-    let identity = format!("{name} {:?}", settings.upstream.api);
+    let identity = identity(settings, &name);
     let model = ModelInfo {
         fingerprint: hex::encode(Sha256::digest(identity)),
         name,
@@ -113,6 +117,38 @@ pub fn start(settings: &Settings) -> Result<Arc<dyn Engine>, StartError> {
     }))
 }
 
+/// What answers depend on, as far as it can be known from here. Upstreams are taken to serve the
+/// model that they are asked for; one that has no name is known by where it is.
+fn identity(settings: &Settings, name: &str) -> String {
+    let (api, tokenizer) = (settings.upstream.api, &settings.upstream.tokenizer);
+    let urls = settings.upstreams.iter().map(|target| target.url.as_str());
+    match name {
+        NAMELESS => format!("{api:?} {tokenizer:?} {:?}", urls.collect::<Vec<_>>()),
+        name => format!("{api:?} {tokenizer:?} {name}"),
+    }
+}
+
+/// Asks every upstream for its models, once: its address, and what it lists or what is wrong with
+/// it. Nothing is started.
+///
+/// # Errors
+/// When an upstream's key cannot be read. Call it outside of a runtime.
+pub fn look(settings: &Settings) -> Result<Vec<Look>, StartError> {
+    let fleet = Fleet::new(settings).map_err(StartError::Settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let client = fleet.client();
+    let asked = fleet.upstreams().iter().map(async |upstream| {
+        let models = upstream.models(&client).await;
+        (settings::shown(&upstream.url), models)
+    });
+    Ok(runtime.block_on(futures::future::join_all(asked)))
+}
+
+/// An upstream's address, and its models or its trouble.
+pub type Look = (String, Result<Vec<String>, String>);
+
 /// The tokenizer alone.
 ///
 /// # Errors
@@ -124,7 +160,14 @@ pub fn tokenizer(settings: &Settings) -> Result<Arc<dyn Tokenizer>, StartError> 
 fn vocabulary(settings: &Settings) -> Result<Vocabulary, StartError> {
     let file = &settings.upstream.tokenizer;
     if !file.as_os_str().is_empty() {
-        return super::llama::vocabulary(file).map(|v| Vocabulary {
+        let read = super::llama::vocabulary(file).map_err(|error| {
+            let problem = error.to_string();
+            let problem = problem.trim_start_matches("engine.model: ");
+            StartError::Settings(format!(
+                "engine.upstream.tokenizer: {problem}, expected a GGUF file with a vocabulary"
+            ))
+        });
+        return read.map(|v| Vocabulary {
             tokenizer: v.tokenizer,
             bos: v.bos,
             eos: v.eos,
@@ -243,6 +286,11 @@ impl Engine for Remote {
 
 /// What this kind cannot do, found out before anything is sent.
 fn unsupported(how: &Sampling, api: Api) -> Option<EngineError> {
+    if how.logprobs.is_some() && api != Api::Chat {
+        let reason =
+            "engine.kind \"openai\" passes them on with engine.upstream.api = \"chat\" alone";
+        return Some(EngineError::Logprobs(reason));
+    }
     let problem = if how.grammar.is_some() {
         "engine.kind \"openai\" passes no grammars on"
     } else if api != Api::Tokens && !how.logit_bias.is_empty() {

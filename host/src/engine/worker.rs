@@ -1,6 +1,7 @@
 //! The engine's thread: takes jobs in, runs the scheduler's plans on a [`Device`], sends text out.
 
 mod jobs;
+mod open;
 mod reclaim;
 mod run;
 mod watchdog;
@@ -58,6 +59,7 @@ pub struct Handle {
     tokenizer: Arc<dyn Tokenizer>,
     context: usize,
     grammars: Box<Grammars>,
+    no_logprobs: Option<&'static str>,
     commands: channel::Sender<Command>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -92,6 +94,8 @@ pub struct Parts {
     pub model: ModelInfo,
     pub tokenizer: Arc<dyn Tokenizer>,
     pub grammars: Box<Grammars>,
+    /// Why it cannot tell how likely a token was; `None`: it can.
+    pub no_logprobs: Option<&'static str>,
     pub limits: Limits,
     pub stall_after: Duration,
     pub locked_bytes: u64,
@@ -119,6 +123,7 @@ where
     let thread = std::thread::Builder::new()
         .name("engine".into())
         .spawn(move || {
+            let _ends = Ends(&worker_shared);
             let mut scheduler = Some(scheduler);
             let failed = ready.clone();
             let mut run = |device: &mut dyn Device| {
@@ -142,7 +147,6 @@ where
             if let Err(error) = open(&mut run) {
                 let _ = failed.send(Err(error));
             }
-            worker_shared.stopped();
         })?;
     match made.recv() {
         Ok(Ok(())) => {}
@@ -155,6 +159,7 @@ where
         tokenizer: parts.tokenizer,
         context,
         grammars: parts.grammars,
+        no_logprobs: parts.no_logprobs,
         commands,
         shared,
         thread: Some(thread),
@@ -182,6 +187,9 @@ impl Engine for Handle {
     }
 
     fn check(&self, how: &Sampling) -> Result<(), EngineError> {
+        if let (Some(reason), Some(_)) = (self.no_logprobs, how.logprobs) {
+            return Err(EngineError::Logprobs(reason));
+        }
         match &how.grammar {
             Some(text) => (self.grammars)(text).map(drop),
             None => Ok(()),
@@ -290,6 +298,16 @@ impl Drop for Handle {
         {
             tracing::error!("the engine's thread panicked");
         }
+    }
+}
+
+/// Tells that the thread is over, also when it panicked: nobody waits for a step that never ends.
+struct Ends<'a>(&'a Shared);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.watch.end();
+        self.0.stopped();
     }
 }
 

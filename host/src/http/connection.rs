@@ -1,10 +1,7 @@
 //! One connection and its two clocks: how long it may be idle, and how long a request's head may
 //! take. hyper has one clock for both, which starts when a connection begins to wait.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,10 +12,12 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+use super::watched::Watched;
 
 /// How long a connection may wait, and for what.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +31,7 @@ pub struct Times {
 }
 
 #[derive(Clone, Copy)]
-enum Phase {
+pub(super) enum Phase {
     /// Nothing was asked since then.
     Idle(Instant),
     /// A head has begun.
@@ -59,10 +58,7 @@ where
         let response = routes.call(request);
         async move { response.await.map(|response| guarded(response, answered)) }
     });
-    let io = Watched {
-        stream,
-        phase: phase.clone(),
-    };
+    let io = Watched::new(stream, phase.clone(), times.max_head);
     let served = builder.serve_connection(TokioIo::new(io), service);
     let result = tokio::select! {
         biased;
@@ -144,61 +140,4 @@ fn guarded(response: Response, answered: Answered) -> Response {
             frame
         }))
     })
-}
-
-/// A stream that tells when a request begins.
-struct Watched<S> {
-    stream: S,
-    phase: watch::Sender<Phase>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.phase.send_if_modified(|phase| {
-                let begins = matches!(phase, Phase::Idle(_));
-                if begins {
-                    *phase = Phase::Head(Instant::now());
-                }
-                begins
-            });
-        }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

@@ -20,7 +20,7 @@ pub(super) struct GenAi {
 }
 
 impl GenAi {
-    pub(super) fn new(model: &Arc<str>, outcome: Outcome) -> Self {
+    pub(super) fn new((provider, model): (&'static str, &Arc<str>), outcome: Outcome) -> Self {
         // An empty label is an absent one: the conventions set it on failed requests only.
         let error_type = match outcome {
             Outcome::Ok | Outcome::Cached | Outcome::Coalesced | Outcome::Blocked => "",
@@ -28,7 +28,7 @@ impl GenAi {
         };
         Self {
             gen_ai_operation_name: "chat",
-            gen_ai_provider_name: "llama_cpp",
+            gen_ai_provider_name: provider,
             gen_ai_request_model: Arc::clone(model),
             error_type,
         }
@@ -69,6 +69,13 @@ pub(super) struct BreakLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct CacheLabels {
     pub(super) key: &'static str,
+    pub(super) result: &'static str,
+}
+
+/// A use of a server that hosts share, for sessions or for answers and runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct SessionLabels {
+    pub(super) operation: &'static str,
     pub(super) result: &'static str,
 }
 

@@ -33,6 +33,9 @@ pub struct Readings {
     pub policy_alarms: Option<usize>,
     /// Starts of the last 24 hours that followed another.
     pub restarts: Option<usize>,
+    /// Open connections of both addresses, and those for which there was no room.
+    pub connections: Option<usize>,
+    pub connections_refused: Option<u64>,
     /// Spans that ended, and those of them that never reached the collector.
     pub spans_ended: Option<u64>,
     pub spans_dropped: Option<u64>,
@@ -127,6 +130,17 @@ impl Readings {
             "stent_restarts",
             "Restarts within the last 24 hours",
             self.restarts.map(int),
+        )?;
+        out.gauge(
+            "stent_connections",
+            "Open connections of both addresses",
+            self.connections.map(int),
+        )?;
+        out.counter(
+            "stent_connections_refused",
+            "Connections beyond server.max_connections",
+            None,
+            self.connections_refused,
         )?;
         out.counter(
             "stent_spans_ended",

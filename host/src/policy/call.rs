@@ -11,7 +11,7 @@ use super::guest::Instance;
 use super::pool::Pool;
 use super::settings::Fail;
 use super::stages::Asked;
-use super::types::{CallFacts, FaultFacts};
+use super::types::{CallFacts, FaultFacts, Hook};
 use crate::trace::spans::{self, PolicyCall};
 
 /// What a policy is asked; the span's name.
@@ -40,7 +40,12 @@ impl Call {
     pub(super) async fn start(asked: &Asked, ask: Ask) -> Option<Result<Self, RunError>> {
         let pool = asked.revision.pool.clone()?;
         let (start, span) = (Instant::now(), ask.span(asked));
-        Some(match pool.take().await {
+        let cold = || {
+            if asked.live {
+                asked.shared.observer.cold(asked.revision.hook);
+            }
+        };
+        Some(match pool.take(cold).await {
             Ok(instance) => Ok(Self::new(asked, span, pool, instance, start)),
             Err(fault) => {
                 spans::policy_done(&span, fault.kind(), 0, start.elapsed());
@@ -164,6 +169,16 @@ impl Ask {
         spans::policy(&asked.span, &call)
     }
 
+    pub(super) fn hook(self) -> Hook {
+        match self {
+            Ask::Guard => Hook::Guard,
+            Ask::CacheDecide | Ask::CacheAdmit => Hook::Cache,
+            Ask::Layout | Ask::Build => Hook::Prompt,
+            Ask::Trim => Hook::Trim,
+            Ask::Filter => Hook::Filter,
+        }
+    }
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Ask::Guard => "guard",
@@ -186,6 +201,11 @@ pub(super) fn faulted(asked: &Asked, fault: RunError) -> Result<(), Denied> {
     }
     let revision = &asked.revision;
     match revision.fail {
+        // What lets text pass unseen when many ask at once could be switched off by asking.
+        _ if fault.is_want() && revision.hook.watches_text() => Err(Denied::Busy {
+            hook: revision.hook,
+            error: fault,
+        }),
         Fail::Open => Ok(()),
         Fail::Closed => Err(Denied::Refused {
             hook: revision.hook,
@@ -210,11 +230,15 @@ fn tell(asked: &Asked, fault: &RunError) {
         tracing::warn!(target: "stent::policy", %hook, policy, kind,
             "the {hook} policy {policy} failed: {fault}{more}");
     }
+    if fault.is_want() {
+        // Another revision would want for instances as much.
+        return;
+    }
     let breaker = &shared.settings.breaker;
     if revision
         .breaker
         .fault(Instant::now(), breaker.faults, breaker.window)
     {
-        shared.trip(hook, &revision.sha256);
+        shared.trip(hook, revision.since);
     }
 }

@@ -9,7 +9,9 @@
 //!
 //! `expect` is `{"kept": [index]}` (trim), `{"prompt": text}` (prompt), `{"allow": true}`,
 //! `{"rewrite" | "reply" | "refuse": text}` (guard), or `{"lookup": "bypass" | "exact-prompt"}` and
-//! `{"parts": [text]}` (cache). The host's own checks apply to each answer.
+//! `{"parts": [text]}` (cache). The host's own checks apply to each answer. Where a case names them
+//! beside that, a prompt's `"stop": [text]` and a cache key's `"scope"` and `"max_age_ms"` are
+//! compared as well.
 //!
 //! A filter's case has `chunks`, and `finish` where it is not `"stop"`:
 //!
@@ -32,6 +34,7 @@
 //! It expects `{"store": milliseconds}` or `{"skip": true}`.
 
 mod ask;
+mod expect;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +50,7 @@ use super::stages::Shared;
 use super::types::{AnswerOutcome, Hook};
 use crate::types::{Finish, Message, Role, Tokenizer};
 use ask::ask;
+use expect::{Answer, Expect};
 
 pub(super) use ask::filtered;
 
@@ -108,7 +112,7 @@ struct Case {
     output_tokens: Option<u32>,
     #[serde(default = "elapsed_ms")]
     elapsed_ms: u64,
-    expect: Expect,
+    expect: Answer,
 }
 
 /// Ids are positions; a user message begins the next exchange.
@@ -119,23 +123,6 @@ struct CaseMessage {
     text: String,
     #[serde(default)]
     pinned: bool,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Expect {
-    Kept(Vec<usize>),
-    Prompt(String),
-    Allow(bool),
-    Rewrite(String),
-    Reply(String),
-    Refuse(String),
-    Lookup(String),
-    Parts(Vec<String>),
-    Store(u64),
-    Skip(bool),
-    Emitted(String),
-    Stopped { emitted: String, reason: String },
 }
 
 fn context() -> u32 {
@@ -185,7 +172,7 @@ impl Case {
 
 impl Case {
     fn mistaken_answer(&self) -> Option<&'static str> {
-        let admission = matches!(self.expect, Expect::Store(_) | Expect::Skip(_));
+        let admission = matches!(self.expect.main, Expect::Store(_) | Expect::Skip(_));
         match (self.answer.is_some(), admission) {
             (true, _) if self.hook != Hook::Cache => {
                 Some("it has an answer, expected none: only cache policies are asked to keep one")
@@ -250,13 +237,13 @@ pub(super) fn all(
 
 fn one(case: &Case, revision: &Arc<Revision>, shared: &Arc<Shared>) -> CaseOutcome {
     match block_on(ask(case, revision, shared)) {
-        Ok(got) if got == case.expect => CaseOutcome::Same,
-        Ok(got) => {
-            // Texts, numbers and lists always have a JSON form.
-            let json = |it: &Expect| serde_json::to_value(it).unwrap_or_default();
-            let (expected, got) = (json(&case.expect), json(&got));
-            CaseOutcome::Different { expected, got }
-        }
+        Ok(got) => match got.named_by(&case.expect) {
+            got if got == case.expect => CaseOutcome::Same,
+            got => CaseOutcome::Different {
+                expected: case.expect.json(),
+                got: got.json(),
+            },
+        },
         Err(fault) => CaseOutcome::Failed(fault.to_string()),
     }
 }

@@ -30,10 +30,16 @@ pub(super) fn unheld<'a>(
     match first.filter(|_| hooks.is_empty()) {
         None => Ok(()),
         Some((hook, held)) => {
-            let reason = format!(
-                "was rolled back ({}); put another file in its place or promote it",
-                held.reason
-            );
+            let why = &held.reason;
+            let reason = match held.config_digest {
+                None => {
+                    format!("was rolled back ({why}); put another file in its place or promote it")
+                }
+                Some(_) => format!(
+                    "was rolled back with this config ({why}), and serves with the one before; change \
+                     policies.{hook}.config, put another file in its place or promote it"
+                ),
+            };
             Err(Stage::Verify.reject(reason).about(Some(hook)))
         }
     }

@@ -63,6 +63,16 @@ enum Report {
     Rejected(Rejection),
 }
 
+/// This very program, though its file was replaced: another one might make other code. Each process
+/// finds itself under this name on Linux.
+fn running() -> io::Result<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    match own.exists() {
+        true => Ok(own.to_owned()),
+        false => std::env::current_exe(),
+    }
+}
+
 impl Compiler {
     pub(super) fn new(dir: PathBuf, program: Option<PathBuf>, engine: &Engine) -> io::Result<Self> {
         fs::DirBuilder::new()
@@ -76,7 +86,7 @@ impl Compiler {
         }
         let program = match program {
             Some(program) => program,
-            None => std::env::current_exe()?,
+            None => running()?,
         };
         Ok(Self {
             dir,

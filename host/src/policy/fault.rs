@@ -43,6 +43,14 @@ pub enum Denied {
         #[source]
         error: RunError,
     },
+    /// Guard or filter could not be asked for want of an instance: nobody's text passes unseen, and
+    /// the policy is not to blame.
+    #[error("the {hook} policy cannot be asked just now: {error}")]
+    Busy {
+        hook: Hook,
+        #[source]
+        error: RunError,
+    },
     /// The newest message, the pinned ones and the layout alone exceed the context.
     #[error("the message needs {needed} tokens with what belongs to it, and {available} fit")]
     TooLong { needed: u32, available: u32 },
@@ -72,6 +80,11 @@ impl RunError {
                 cause => Self::BadResult(cause),
             },
         }
+    }
+
+    /// Whether it never came to a call, because all instances are in use.
+    pub(super) fn is_want(&self) -> bool {
+        matches!(self, Self::Exhausted { .. })
     }
 
     /// One word for metrics and spans.

@@ -13,7 +13,7 @@ use super::reload::Draining;
 use super::settings::Fail;
 use super::shadow::Shadow;
 use super::told::Told;
-use super::types::{Hook, Scope};
+use super::types::{Hook, Listed, Scope, State};
 
 /// All hooks and their configs as one unit. Built fully, then stored at once; a request pins one
 /// for its whole life.
@@ -160,6 +160,22 @@ impl Revision {
             told: Told::default(),
             component: self.component.clone(),
             pool: self.pool.clone(),
+        }
+    }
+
+    /// What operators are shown of it.
+    pub(super) fn listed(&self, state: State) -> Listed {
+        Listed {
+            hook: Some(self.hook),
+            name: self.name.clone(),
+            version: self.version.clone(),
+            sha256: self.sha256.clone(),
+            revision: self.number,
+            generation: self.since,
+            state,
+            file: self.file().cloned(),
+            stage: None,
+            reason: None,
         }
     }
 

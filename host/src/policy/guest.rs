@@ -13,6 +13,7 @@ use super::fault::RunError;
 use super::host::HostState;
 use super::runtime::{Counts, Runtime};
 use super::settings::Limits;
+use super::told::Lines;
 use super::types::Hook;
 use crate::types::Tokenizer;
 
@@ -23,6 +24,8 @@ pub(super) struct Template {
     hook: HookIndices,
     config: String,
     label: Arc<str>,
+    /// What its instances write together.
+    lines: Arc<Lines>,
     tokenizer: Arc<dyn Tokenizer>,
     counts: Counts,
     pub limits: Arc<Limits>,
@@ -85,6 +88,7 @@ impl Template {
             hook: indices,
             config,
             label: hook.as_str().into(),
+            lines: Arc::default(),
             tokenizer,
             counts: runtime.counts,
             limits,
@@ -99,7 +103,8 @@ impl Template {
 
     /// A fresh instance that has not been configured.
     pub(super) async fn bare(&self, permit: OwnedSemaphorePermit) -> wasmtime::Result<Instance> {
-        let state = HostState::new(self.tokenizer.clone(), self.label.clone(), &self.limits);
+        let (tokenizer, lines) = (self.tokenizer.clone(), self.lines.clone());
+        let state = HostState::new(tokenizer, self.label.clone(), lines, &self.limits);
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(usize::try_from(self.limits.result_bytes).unwrap_or(usize::MAX));
@@ -200,9 +205,10 @@ impl Body {
     ) -> Result<R, RunError> {
         match called {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(reason)) => Err(RunError::Refused(
-                super::host::head(&reason, 500).to_owned(),
-            )),
+            Ok(Err(reason)) => {
+                let reason = self.store.data().heard.told(&reason, 500);
+                Err(RunError::Refused(reason.into_owned()))
+            }
             Err(error) => Err(self.fault(&error)),
         }
     }

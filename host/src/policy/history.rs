@@ -1,14 +1,15 @@
 //! What served before, kept on disk: sources by digest, the order in which they served, what was
 //! rolled back, and a line for each change.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::folder;
 use super::types::Hook;
 
 /// `policies/` below the data directory.
@@ -28,6 +29,9 @@ struct State {
     held: BTreeMap<Hook, Vec<Held>>,
     /// The number of the last revision of each hook.
     numbers: BTreeMap<Hook, u64>,
+    /// The configs of what is kept, by their digests.
+    #[serde(default)]
+    configs: BTreeMap<String, String>,
 }
 
 /// A revision that serves or served.
@@ -52,26 +56,26 @@ pub struct Entry {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Held {
     pub sha256: String,
+    /// Where the same file goes on to serve with an older config: the config that is kept out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<String>,
     pub reason: String,
     /// The revision that took over; `None`: the built-in policy.
     pub to: Option<Entry>,
 }
 
-/// One change, for `GET /admin/audit`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Change {
-    pub at_ms: u64,
-    pub generation: u64,
-    pub hook: Hook,
-    /// Who: `file`, `api` or `breaker`.
-    pub by: String,
-    /// `swapped`, `removed`, `rolled-back`, `promoted`, `configured`; of a shadow, `shadowed` and
-    /// `unshadowed`.
-    pub what: String,
-    /// Digest before and after; empty for native code.
-    pub from: String,
-    pub to: String,
-    pub reason: String,
+impl Entry {
+    /// Whether both are the same policy with the same config.
+    fn is_as(&self, other: &Self) -> bool {
+        (&self.sha256, &self.config_digest) == (&other.sha256, &other.config_digest)
+    }
+}
+
+impl Held {
+    pub(super) fn keeps_out(&self, sha256: &str, config_digest: &str) -> bool {
+        let with = self.config_digest.as_deref();
+        self.sha256 == sha256 && with.is_none_or(|it| it == config_digest)
+    }
 }
 
 impl History {
@@ -80,7 +84,11 @@ impl History {
         let file = dir.join("history.json");
         let state = match fs::read(&file) {
             Ok(json) => serde_json::from_slice(&json).map_err(|e| {
-                io::Error::other(format!("{}: not a policy history: {e}", file.display()))
+                io::Error::other(format!(
+                    "{}: found no policy history ({e}): move it away to start without revisions to \
+                     roll back to, and look at what was rolled back before (audit.jsonl)",
+                    file.display()
+                ))
             })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => State::default(),
             Err(e) => return Err(e),
@@ -98,9 +106,18 @@ impl History {
         self.dir.join("sources").join(format!("{sha256}.wasm"))
     }
 
-    /// Keeps a source for rollbacks.
-    pub(super) fn store(&self, sha256: &str, bytes: &[u8]) -> io::Result<()> {
+    /// Keeps a source for rollbacks, with its signature where it needs one: a rollback asks for it
+    /// again.
+    pub(super) fn store(
+        &self,
+        sha256: &str,
+        bytes: &[u8],
+        signature: Option<&Path>,
+    ) -> io::Result<()> {
         let path = self.source(sha256);
+        if let Some(signature) = signature {
+            replace(&folder::signature(&path), &fs::read(signature)?)?;
+        }
         match path.exists() {
             true => Ok(()),
             false => replace(&path, bytes),
@@ -122,52 +139,60 @@ impl History {
         self.state.revisions.get(&hook).map_or(&[], Vec::as_slice)
     }
 
-    /// Revisions other than the one with this digest that were not rolled back, newest first.
-    pub(super) fn before(&self, hook: Hook, sha256: &str) -> Vec<Entry> {
-        let mut found: Vec<Entry> = Vec::new();
-        for entry in self.revisions(hook).iter().rev() {
-            let known = entry.sha256 == sha256 || found.iter().any(|e| e.sha256 == entry.sha256);
-            if !known && self.held(hook, &entry.sha256).is_none() {
-                found.push(entry.clone());
-            }
-        }
-        found
+    /// Revisions other than this one, by policy and config, that were not rolled back, newest first.
+    pub(super) fn before(&self, hook: Hook, sha256: &str, config_digest: &str) -> Vec<Entry> {
+        let other = |e: &&Entry| (&*e.sha256, &*e.config_digest) != (sha256, config_digest);
+        let free = |e: &&Entry| self.held(hook, &e.sha256, &e.config_digest).is_none();
+        let newest_first = self.revisions(hook).iter().rev();
+        newest_first.filter(other).filter(free).cloned().collect()
+    }
+
+    /// The config that a revision of the history served with; `None` where it was not kept.
+    pub(super) fn config(&self, config_digest: &str) -> Option<&str> {
+        self.state.configs.get(config_digest).map(String::as_str)
     }
 
     /// The revision that a rollback brought back and that served last.
     pub(super) fn rolled_back_to(&self, hook: Hook) -> Option<&Entry> {
         let last = self.revisions(hook).last()?;
         let mut held = self.state.held.get(&hook)?.iter();
-        let to_it = held.any(|held| held.to.as_ref().is_some_and(|e| e.sha256 == last.sha256));
+        let to_it = held.any(|held| held.to.as_ref().is_some_and(|to| to.is_as(last)));
         Some(last).filter(|last| to_it && last.replaced.is_none())
     }
 
-    pub(super) fn held(&self, hook: Hook, sha256: &str) -> Option<&Held> {
-        self.state
-            .held
-            .get(&hook)?
-            .iter()
-            .find(|held| held.sha256 == sha256)
+    pub(super) fn held(&self, hook: Hook, sha256: &str, config_digest: &str) -> Option<&Held> {
+        let mut held = self.state.held.get(&hook)?.iter();
+        held.find(|held| held.keeps_out(sha256, config_digest))
     }
 
-    /// Writes down that a revision serves, and `why` the one before does not. An entry of the same
-    /// policy and config moves to the end; the one that is there already served on, over a restart.
-    pub(super) fn served(&mut self, hook: Hook, entry: Entry, why: &str) -> io::Result<()> {
+    /// Writes down that a revision serves, with which config, and `why` the one before does not. An
+    /// entry of the same policy and config moves to the end; the one that is there already served on,
+    /// over a restart.
+    pub(super) fn served(
+        &mut self,
+        hook: Hook,
+        entry: Entry,
+        config: &str,
+        why: &str,
+    ) -> io::Result<()> {
+        let configs = &mut self.state.configs;
+        configs.insert(entry.config_digest.clone(), config.to_owned());
         let number = self.next(hook).max(entry.number + 1) - 1;
         self.state.numbers.insert(hook, number);
         let entries = self.state.revisions.entry(hook).or_default();
-        let same =
-            |e: &Entry| (&e.sha256, &e.config_digest) == (&entry.sha256, &entry.config_digest);
         match entries.last_mut() {
-            Some(last) if same(last) && last.replaced.is_none() => last.file = entry.file,
+            Some(last) if last.is_as(&entry) && last.replaced.is_none() => last.file = entry.file,
             _ => {
                 end(entries.last_mut(), why);
-                entries.retain(|e| !same(e));
+                entries.retain(|e| !e.is_as(&entry));
                 entries.push(entry);
             }
         }
         let surplus = entries.len().saturating_sub(self.keep);
         entries.drain(..surplus);
+        let kept = self.state.revisions.values().flatten();
+        let kept: BTreeSet<_> = kept.map(|e| &e.config_digest).collect();
+        self.state.configs.retain(|digest, _| kept.contains(digest));
         self.save()?;
         self.sweep();
         Ok(())
@@ -182,7 +207,8 @@ impl History {
 
     pub(super) fn hold(&mut self, hook: Hook, held: Held) -> io::Result<()> {
         let all = self.state.held.entry(hook).or_default();
-        all.retain(|h| h.sha256 != held.sha256);
+        let same = |h: &Held| (&h.sha256, &h.config_digest) == (&held.sha256, &held.config_digest);
+        all.retain(|h| !same(h));
         all.push(held);
         self.save()
     }
@@ -204,15 +230,6 @@ impl History {
         released
     }
 
-    /// Appends to the audit log.
-    pub(super) fn audit(&self, change: &Change) -> io::Result<()> {
-        let path = self.dir.join("audit.jsonl");
-        let mut log = OpenOptions::new().create(true).append(true).open(path)?;
-        let mut line = serde_json::to_vec(change).map_err(io::Error::other)?;
-        line.push(b'\n');
-        log.write_all(&line)
-    }
-
     /// Whether a kept revision of any hook is made from this source, or may soon be.
     pub(super) fn names(&self, sha256: &str) -> bool {
         let mut all = self.state.revisions.values().flatten();
@@ -228,13 +245,18 @@ impl History {
     pub(super) fn discard(&self, sha256: &str) {
         if !self.names(sha256) && !sha256.is_empty() {
             // A source too many costs only room on disk.
-            let _ = fs::remove_file(self.source(sha256));
+            let source = self.source(sha256);
+            let _ = fs::remove_file(folder::signature(&source));
+            let _ = fs::remove_file(source);
         }
     }
 
     /// Sources that no revision names any more are removed.
     fn sweep(&self) {
-        let named = |file: &str| file.strip_suffix(".wasm").is_some_and(|it| self.names(it));
+        let named = |file: &str| {
+            let file = file.trim_end_matches(".sig").strip_suffix(".wasm");
+            file.is_some_and(|sha256| self.names(sha256))
+        };
         let Ok(entries) = fs::read_dir(self.dir.join("sources")) else {
             return;
         };
@@ -259,33 +281,12 @@ fn end(entry: Option<&mut Entry>, why: &str) {
     }
 }
 
-/// In which hooks this digest is kept out of `dir`, without opening it for writing.
-pub(super) fn held(dir: &Path, sha256: &str) -> BTreeMap<Hook, Held> {
+/// What is kept out in `dir`, without opening it for writing.
+pub(super) fn held(dir: &Path) -> BTreeMap<Hook, Vec<Held>> {
     let json = fs::read(dir.join("history.json")).unwrap_or_default();
     // A folder without a readable history keeps nothing out.
     let state: State = serde_json::from_slice(&json).unwrap_or_default();
-    let of_it = |held: Vec<Held>| held.into_iter().find(|held| held.sha256 == sha256);
-    let hooks = state.held.into_iter();
-    hooks
-        .filter_map(|(hook, held)| Some((hook, of_it(held)?)))
-        .collect()
-}
-
-/// The last changes, newest last. A line that was cut by a crash is left out.
-pub(super) fn audit(dir: &Path, limit: usize) -> io::Result<Vec<Change>> {
-    let log = match File::open(dir.join("audit.jsonl")) {
-        Ok(log) => log,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let mut changes = std::collections::VecDeque::new();
-    for line in io::BufReader::new(log).lines() {
-        changes.extend(serde_json::from_str::<Change>(&line?).ok());
-        if changes.len() > limit {
-            changes.pop_front();
-        }
-    }
-    Ok(changes.into())
+    state.held
 }
 
 pub(super) fn now_ms() -> u64 {
@@ -297,7 +298,8 @@ pub(super) fn now_ms() -> u64 {
 
 /// The file is there whole, old or new, whenever the machine stops.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let half = path.with_extension("tmp");
+    // Two processes overlap while one takes over from the other.
+    let half = path.with_extension(format!("{}.tmp", std::process::id()));
     let mut file = File::create(&half)?;
     file.write_all(bytes)?;
     file.sync_all()?;

@@ -8,12 +8,17 @@ use wasmtime::component::{Resource, ResourceTable};
 
 use super::bindings::v0_1::stent::policy::{host, request, types as wit};
 use super::fault::{Raised, RunError};
+use super::quoting::Heard;
+use super::told::Lines;
 use super::types::{Facts, Scope};
+use super::words::head;
 use crate::types::{Message, Role, Tokenizer};
 
 /// Longest log line and longest text whose tokens are counted in one go, in bytes.
 const LOG_BYTES: usize = 1024;
 const COUNT_BYTES: usize = 256 << 10;
+/// How many instances of a policy may write all their lines within a few seconds.
+const AT_ONCE: u32 = 10;
 
 /// One instance's side of the host.
 pub(crate) struct HostState {
@@ -22,11 +27,15 @@ pub(crate) struct HostState {
     pub(super) clock: Clock,
     /// It read the time or wrote a line: another call might come out differently.
     pub(super) varied: bool,
+    /// What it has read of people's words: its own must not repeat them.
+    pub(super) heard: Heard,
     tokenizer: Arc<dyn Tokenizer>,
     /// The policy's name for log lines.
     label: Arc<str>,
     log_left: u32,
     log_lines: u32,
+    /// What all instances of the policy write together.
+    lines: Arc<Lines>,
 }
 
 pub struct RequestHandle {
@@ -46,8 +55,10 @@ pub(super) struct Clock {
     pub limit: Duration,
 }
 
+/// Counts all memories of an instance together: a component may have several.
 pub(super) struct Limiter {
     limit: usize,
+    used: usize,
     pub peak: usize,
 }
 
@@ -55,6 +66,7 @@ impl HostState {
     pub(super) fn new(
         tokenizer: Arc<dyn Tokenizer>,
         label: Arc<str>,
+        lines: Arc<Lines>,
         limits: &super::settings::Limits,
     ) -> Self {
         let mut table = ResourceTable::new();
@@ -64,6 +76,7 @@ impl HostState {
             table,
             limiter: Limiter {
                 limit: usize::try_from(limits.memory).unwrap_or(usize::MAX),
+                used: 0,
                 peak: 0,
             },
             clock: Clock {
@@ -71,10 +84,12 @@ impl HostState {
                 limit: limits.probe,
             },
             varied: false,
+            heard: Heard::default(),
             tokenizer,
             label,
             log_left: limits.log_lines,
             log_lines: limits.log_lines,
+            lines,
         }
     }
 
@@ -93,8 +108,19 @@ impl HostState {
             return;
         };
         self.log_left = left;
-        let text = head(message, LOG_BYTES);
+        let together = self.log_lines.saturating_mul(AT_ONCE);
+        let Some(unsaid) = self.lines.one(Instant::now(), together) else {
+            return;
+        };
+        let start = Instant::now();
+        let text = self.heard.told(message, LOG_BYTES);
+        // Comparing takes a millisecond where it has read much: its own time.
+        let _ = self.clock.charge(start.elapsed());
         let policy = &*self.label;
+        if unsaid > 0 {
+            tracing::warn!(target: "stent::policy", policy,
+                "{unsaid} lines of {policy} were dropped: more than {together} came within seconds");
+        }
         match level {
             host::Level::Debug => tracing::debug!(target: "stent::policy", policy, "{text}"),
             host::Level::Info => tracing::info!(target: "stent::policy", policy, "{text}"),
@@ -122,21 +148,22 @@ impl Clock {
 impl wasmtime::ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let limit = self.limit.min(maximum.unwrap_or(usize::MAX));
-        if desired > limit {
+        if maximum.is_some_and(|most| desired > most) {
+            // The memory's own bound, which its author knows of.
+            return Ok(false);
+        }
+        let (asked, limit) = (self.used.saturating_sub(current) + desired, self.limit);
+        if asked > limit {
             // An error instead of a plain "no": the guest would abort with a trap whose text
             // says nothing about memory.
-            return Err(Raised(RunError::Memory {
-                asked: desired,
-                limit,
-            })
-            .into());
+            return Err(Raised(RunError::Memory { asked, limit }).into());
         }
-        self.peak = self.peak.max(desired);
+        self.used = asked;
+        self.peak = self.peak.max(asked);
         Ok(true)
     }
 
@@ -198,10 +225,12 @@ impl request::HostRequest for HostState {
         name: String,
     ) -> wasmtime::Result<Option<String>> {
         let attributes = &self.table.get(&it)?.facts.attributes;
-        Ok(attributes
-            .iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.clone()))
+        let found = attributes.iter().find(|(key, _)| *key == name);
+        Ok(found.map(|(_, value)| {
+            // A trusted header may name somebody.
+            self.heard.attribute(value);
+            value.clone()
+        }))
     }
     fn granted(&mut self, it: Resource<RequestHandle>) -> wasmtime::Result<wit::Scope> {
         Ok(self.table.get(&it)?.granted.into())
@@ -230,7 +259,11 @@ impl request::HostTranscript for HostState {
         it: Resource<TranscriptHandle>,
         id: u64,
     ) -> wasmtime::Result<Option<String>> {
-        Ok(self.table.get(&it)?.find(id).map(|m| m.text.to_string()))
+        let found = self.table.get(&it)?.find(id);
+        Ok(found.map(|message| {
+            self.heard.text(&message.text);
+            message.text.to_string()
+        }))
     }
     fn head(
         &mut self,
@@ -239,7 +272,10 @@ impl request::HostTranscript for HostState {
         max_bytes: u32,
     ) -> wasmtime::Result<Option<String>> {
         let found = self.table.get(&it)?.find(id);
-        Ok(found.map(|m| head(&m.text, max_bytes as usize).to_owned()))
+        Ok(found.map(|message| {
+            self.heard.text(&message.text);
+            head(&message.text, max_bytes as usize).to_owned()
+        }))
     }
     fn drop(&mut self, it: Resource<TranscriptHandle>) -> wasmtime::Result<()> {
         self.table.delete(it)?;
@@ -252,7 +288,9 @@ impl request::HostAnswer for HostState {
         Ok(self.table.get(&it)?.0.len() as u64)
     }
     fn head(&mut self, it: Resource<AnswerHandle>, max_bytes: u32) -> wasmtime::Result<String> {
-        Ok(head(&self.table.get(&it)?.0, max_bytes as usize).to_owned())
+        let answer = &self.table.get(&it)?.0;
+        self.heard.text(answer);
+        Ok(head(answer, max_bytes as usize).to_owned())
     }
     fn drop(&mut self, it: Resource<AnswerHandle>) -> wasmtime::Result<()> {
         self.table.delete(it)?;
@@ -303,7 +341,34 @@ impl From<wit::Scope> for Scope {
     }
 }
 
-/// The beginning of `text`, at most `bytes` long, cut at a character.
-pub(super) fn head(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+#[cfg(test)]
+mod tests {
+    use wasmtime::ResourceLimiter;
+
+    use super::*;
+
+    #[test]
+    fn all_memories_of_an_instance_count_together() -> wasmtime::Result<()> {
+        let mut limiter = Limiter {
+            limit: 100,
+            used: 0,
+            peak: 0,
+        };
+        assert!(limiter.memory_growing(0, 60, None)?);
+        assert!(limiter.memory_growing(0, 30, None)?);
+        assert!(limiter.memory_growing(60, 70, None)?);
+        assert_eq!(limiter.peak, 100);
+        let refused = limiter.memory_growing(30, 31, None);
+        let fault = refused.unwrap_err().downcast::<Raised>()?.0;
+        assert_eq!(
+            fault,
+            RunError::Memory {
+                asked: 101,
+                limit: 100
+            }
+        );
+        // What its author bounds is a plain "no".
+        assert!(!limiter.memory_growing(30, 31, Some(30))?);
+        Ok(())
+    }
 }

@@ -19,14 +19,11 @@ pub(super) struct Inspected {
 
 pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
     let component = component(bytes)?;
-    Validator::new()
-        .validate_all(&component)
-        .map_err(|e| Rejection {
-            stage: Stage::Contract,
-            reason: format!("is not a valid component: {e}"),
-            truncated: e.message().contains("unexpected end"),
-            hook: None,
-        })?;
+    Validator::new().validate_all(&component).map_err(|e| {
+        let cut_off = e.message().contains("unexpected end");
+        let invalid = Stage::Contract.reject(format!("is not a valid component: {e}"));
+        invalid.cut_off(cut_off)
+    })?;
     let (imports, exports) = surface(&component)?;
     // Told of a file that is refused, too.
     let meant = exports
@@ -41,12 +38,7 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
 
 /// The file as a component; a core module is wrapped.
 fn component(bytes: &[u8]) -> Result<Vec<u8>, Rejection> {
-    let truncated = |reason: &str| Rejection {
-        stage: Stage::Contract,
-        reason: reason.into(),
-        truncated: true,
-        hook: None,
-    };
+    let truncated = |reason: &str| Stage::Contract.reject(reason).cut_off(true);
     match bytes {
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(bytes.to_vec()),
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {

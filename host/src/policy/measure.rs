@@ -227,11 +227,8 @@ impl Run<'_> {
                 })
             }
             Hook::Prompt => self.each("declare and build", || {
-                block_on(async {
-                    let (layout, instance) = asked.layout(None).await.ok_or_else(native)??;
-                    let built = asked.build(messages, &layout, Some(instance)).await;
-                    built.ok_or_else(native)?.map(drop)
-                })
+                let built = block_on(asked.declare_and_build(messages));
+                built.ok_or_else(native)?.map(drop)
             }),
             Hook::Cache => {
                 self.each("decide", || {

@@ -13,21 +13,29 @@ const BREAKERS: [char; 4] = [' ', '\u{200b}', '\u{2060}', '\u{fffd}'];
 /// `[ INST]`. The result contains no reserved string, so doing it again changes nothing. A string
 /// of a single character is replaced.
 pub fn neutralise<'t, S: AsRef<str>>(text: &'t str, reserved: &[S]) -> Cow<'t, str> {
-    let Some(mut at) = first(text, 0, reserved) else {
-        return Cow::Borrowed(text);
+    let find = |string: &S, from: usize| match string.as_ref() {
+        "" => None,
+        string => Some(from + text[from..].find(string)?),
     };
+    if reserved.iter().all(|string| find(string, 0).is_none()) {
+        return Cow::Borrowed(text);
+    }
     let breaker = breaker(reserved);
     let mut out = String::with_capacity(text.len() + 8);
     let mut copied = 0;
-    loop {
+    // Where each string comes next. It is looked for again only when it was passed, or a text full
+    // of one string would be searched to its end for the others at each of them.
+    let mut next: Vec<Option<usize>> = reserved.iter().map(|string| find(string, 0)).collect();
+    while let Some(at) = next.iter().flatten().min().copied() {
         let head = text[at..].chars().next().map_or(1, char::len_utf8);
         let single = reserved.iter().any(|s| s.as_ref() == &text[at..at + head]);
         out.push_str(&text[copied..if single { at } else { at + head }]);
         out.push(breaker);
         copied = at + head;
-        match first(text, copied, reserved) {
-            Some(next) => at = next,
-            None => break,
+        for (next, string) in next.iter_mut().zip(reserved) {
+            if next.is_some_and(|at| at < copied) {
+                *next = find(string, copied);
+            }
         }
     }
     out.push_str(&text[copied..]);
@@ -45,17 +53,6 @@ pub(super) fn border<S: AsRef<str>>(left: &str, right: &str, reserved: &[S]) -> 
         .iter()
         .any(|s| spans(s.as_ref()))
         .then(|| breaker(reserved))
-}
-
-/// Start of the leftmost reserved string at or after `from`.
-fn first<S: AsRef<str>>(text: &str, from: usize, reserved: &[S]) -> Option<usize> {
-    reserved
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|s| !s.is_empty())
-        .filter_map(|s| text[from..].find(s))
-        .min()
-        .map(|at| from + at)
 }
 
 fn breaker<S: AsRef<str>>(reserved: &[S]) -> char {

@@ -11,9 +11,10 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::attributes;
+use super::audit::{self, Change};
 use super::compile::Compiler;
 use super::generation::{Gauge, Generation, Origin};
-use super::history::{self, Change, Entry, History};
+use super::history::{Entry, History};
 use super::native;
 use super::pool::{Crew, Janitor};
 use super::recording;
@@ -162,12 +163,11 @@ impl Policies {
             .name("stent-policies".into())
             .spawn(move || reconciler.run())
             .map_err(files(&core.dir))?;
-        let (hints, reconciler, janitor) = (Mutex::new(hints), Some(thread), Some(janitor));
         Ok(Arc::new(Self {
             core,
-            hints,
-            reconciler,
-            janitor,
+            hints: Mutex::new(hints),
+            reconciler: Some(thread),
+            janitor: Some(janitor),
             _recording: recording,
         }))
     }
@@ -232,12 +232,8 @@ impl Policies {
             revision.listed(state)
         });
         let shadows = live.shadows.iter().map(|shadow| {
-            let [same, different, failed, skipped] = shadow.counts();
             let mut listed = shadow.revision.listed(State::Shadow);
-            listed.reason = Some(format!(
-                "compared with the live policy: {same} same, {different} different, {failed} \
-                 failed, {skipped} skipped"
-            ));
+            listed.reason = Some(shadow.told());
             listed
         });
         let notices = self.core.notices();
@@ -293,11 +289,17 @@ impl Policies {
     /// The last changes, newest last. Reads a file: not for a hot path.
     pub fn audit(&self, limit: usize) -> Result<Vec<Change>, PolicyError> {
         let path = self.core.dir.join("audit.jsonl");
-        history::audit(&self.core.dir, limit).map_err(|source| PolicyError::Files {
+        audit::read(&self.core.dir, limit).map_err(|source| PolicyError::Files {
             key: "data.dir",
             path,
             source,
         })
+    }
+
+    /// Another process looks after folder and history from here on: nothing is swapped, rolled back or
+    /// written down here any more, and what serves goes on serving.
+    pub fn stand_down(&self) {
+        self.send(Hint::Stop);
     }
 
     async fn ask(&self, hint: impl FnOnce(Asked) -> Hint) -> Result<(), PolicyError> {
@@ -332,22 +334,5 @@ impl Drop for Policies {
 impl Core {
     pub(super) fn notices(&self) -> std::sync::MutexGuard<'_, Notices> {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl super::generation::Revision {
-    fn listed(&self, state: State) -> Listed {
-        Listed {
-            hook: Some(self.hook),
-            name: self.name.clone(),
-            version: self.version.clone(),
-            sha256: self.sha256.clone(),
-            revision: self.number,
-            generation: self.since,
-            state,
-            file: self.file().cloned(),
-            stage: None,
-            reason: None,
-        }
     }
 }

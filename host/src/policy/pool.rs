@@ -1,7 +1,6 @@
 //! Instances made ahead. A request takes one, uses it and hands it to the janitor, who drops it
 //! and makes a new one: neither costs the request anything.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,6 +17,12 @@ const CHORES: usize = 32;
 /// right after, and his work next to them costs them more than it spares (each page given back
 /// interrupts every other processor of this process).
 const RESPITE: Duration = Duration::from_millis(1);
+/// Instances beyond `limits.instances` that are the reconciler's own: it must be able to try a
+/// policy, and to bring back an older one, however busy requests are.
+pub(super) const RESERVE: u32 = 1;
+/// How long instances are made in one go: a policy that takes its time to get ready must not keep what
+/// else is to be done waiting, such as the way back from a policy that fails.
+const GO: Duration = Duration::from_millis(250);
 /// How long a request waits for an instance when all are in use.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -25,8 +30,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Pool {
     pub template: Template,
     ready: Mutex<Vec<Instance>>,
-    /// Calls that found the pool empty and made their own.
-    misses: AtomicU32,
     crew: Crew,
 }
 
@@ -34,6 +37,7 @@ pub(super) struct Pool {
 #[derive(Clone)]
 pub(super) struct Crew {
     permits: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
     limit: u32,
     chores: mpsc::SyncSender<Chore>,
 }
@@ -43,6 +47,8 @@ pub(super) struct Janitor(Option<JoinHandle<()>>);
 enum Chore {
     /// Drop the used instance, then fill the pool it came from.
     Replace(Instance, Weak<Pool>),
+    /// Go on filling the pool.
+    Fill(Weak<Pool>),
     Stop,
 }
 
@@ -56,6 +62,7 @@ impl Crew {
         Ok((
             Self {
                 permits,
+                reserve: Arc::new(Semaphore::new(RESERVE as usize)),
                 limit,
                 chores,
             },
@@ -69,8 +76,8 @@ impl Crew {
             return Ok(permit);
         }
         if tokio::runtime::Handle::try_current().is_err() {
-            // The reconciler's thread has no timer to wait with.
-            return Err(RunError::Exhausted { limit: self.limit });
+            // Golden cases run on the reconciler's thread, which has no timer to wait with.
+            return self.permit_patiently();
         }
         match tokio::time::timeout(PATIENCE, self.permits.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -82,7 +89,8 @@ impl Crew {
     pub(super) fn permit_patiently(&self) -> Result<OwnedSemaphorePermit, RunError> {
         let start = Instant::now();
         loop {
-            match self.permit_now() {
+            let reserved = || self.reserve.clone().try_acquire_owned();
+            match self.permit_now().or_else(|e| reserved().map_err(|_| e)) {
                 Err(_) if start.elapsed() < 4 * PATIENCE => std::thread::sleep(PATIENCE / 100),
                 done => return done,
             }
@@ -113,14 +121,18 @@ fn clean(inbox: &mpsc::Receiver<Chore>) {
         }
         at_ease = true;
         for chore in std::iter::once(first).chain(inbox.try_iter()) {
-            let Chore::Replace(used, pool) = chore else {
-                return;
+            let pool = match chore {
+                Chore::Replace(used, pool) => {
+                    drop(used);
+                    pool
+                }
+                Chore::Fill(pool) => pool,
+                Chore::Stop => return,
             };
-            drop(used);
             if let Some(pool) = pool.upgrade() {
                 // Under load he goes on without a pause.
                 at_ease &= pool.is_well_stocked();
-                pool.fill();
+                pool.stock();
             }
         }
     }
@@ -131,17 +143,16 @@ impl Pool {
         Arc::new(Self {
             template,
             ready: Mutex::default(),
-            misses: AtomicU32::new(0),
             crew,
         })
     }
 
-    /// A configured instance, from the warm ones if there is one.
-    pub(super) async fn take(&self) -> Result<Instance, RunError> {
+    /// A configured instance, from the warm ones if there is one; else `cold` hears of it.
+    pub(super) async fn take(&self, cold: impl FnOnce()) -> Result<Instance, RunError> {
         if let Some(instance) = self.lock().pop() {
             return Ok(instance);
         }
-        self.misses.fetch_add(1, Ordering::Relaxed);
+        cold();
         let permit = self.crew.permit().await?;
         self.template.configured(permit).await
     }
@@ -157,19 +168,37 @@ impl Pool {
         2 * self.lock().len() >= self.template.limits.warm
     }
 
+    /// Makes instances for a moment; the janitor makes the rest, turn and turn about with other work.
+    pub(super) fn stock(self: &Arc<Self>) {
+        if !self.fill_for(GO) {
+            // Where he is behind, the next used instance has him fill the pool.
+            let _ = self.crew.chores.try_send(Chore::Fill(Arc::downgrade(self)));
+        }
+    }
+
     /// Makes instances until enough are warm, or none can be had for now.
     pub(super) fn fill(&self) {
+        self.fill_for(Duration::MAX);
+    }
+
+    /// Whether no more are to be made.
+    fn fill_for(&self, time: Duration) -> bool {
+        let start = Instant::now();
         while self.lock().len() < self.template.limits.warm {
+            if start.elapsed() > time {
+                return false;
+            }
             let Ok(permit) = self.crew.permit_now() else {
-                return;
+                return true;
             };
             let made = futures::executor::block_on(self.template.configured(permit));
             match made {
                 Ok(instance) => self.lock().push(instance),
                 // A request will meet the same fault, and report it.
-                Err(_) => return,
+                Err(_) => return true,
             }
         }
+        true
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Instance>> {

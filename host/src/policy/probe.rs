@@ -14,7 +14,11 @@ use super::runtime::Runtime;
 use super::settings::Limits;
 use super::stage::{Rejection, Stage};
 use super::types::Hook;
+use super::words::{head, plain};
 use crate::types::Tokenizer;
+
+/// Longest sentence of a policy about itself.
+const SUMMARY_BYTES: usize = 300;
 
 /// A policy that may serve a hook.
 pub(super) struct Candidate {
@@ -62,10 +66,17 @@ impl Bench<'_> {
                 .describe(limit)
                 .await
                 .map_err(at(Stage::Describe))?;
-            if !is_name(&described.name) || described.version.len() > 64 {
+            if !is_name(&described.name) {
                 return Err(Stage::Describe.reject(format!(
                     "it calls itself {:?}, expected 1 to 64 lower-case letters, digits and dashes",
-                    super::host::head(&described.name, 80)
+                    head(&described.name, 80)
+                )));
+            }
+            if !is_version(&described.version) {
+                return Err(Stage::Describe.reject(format!(
+                    "its version is {:?}, expected 1 to 64 letters, digits, \".\", \"-\" and \"+\", \
+                     such as \"1.0.0\"",
+                    head(&described.version, 80)
                 )));
             }
             let config = template.config();
@@ -84,7 +95,7 @@ impl Bench<'_> {
             hook,
             name: described.name,
             version: described.version,
-            summary: described.summary,
+            summary: plain(&described.summary, SUMMARY_BYTES).into_owned(),
             memory_peak,
             template,
         })
@@ -107,6 +118,17 @@ fn ended(fault: &RunError) -> String {
 }
 
 fn is_name(name: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=64).contains(&name.len()) && name.bytes().all(fits)
+    is_word(name, |b| {
+        b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'
+    })
+}
+
+fn is_version(version: &str) -> bool {
+    is_word(version, |b| {
+        b.is_ascii_alphanumeric() || b".-+".contains(&b)
+    })
+}
+
+fn is_word(text: &str, fits: impl Fn(u8) -> bool) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(fits)
 }

@@ -4,9 +4,9 @@
 //! A call costs its request a copy of some pointers and a place in a bounded queue; a thread of
 //! its own writes. What finds the queue full is dropped, counted and said.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -130,11 +130,16 @@ impl Recorder {
 }
 
 impl Writer {
-    /// Opens the file, readable by its owner only, and appends from here on.
+    /// Opens the file, readable by its owner only, also where it was there before, and appends from here
+    /// on.
     pub(super) fn start(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.create(true).append(true).mode(0o600).open(path)?;
-        let written = file.metadata()?.len();
+        let meta = file.metadata()?;
+        if meta.is_file() && meta.mode() & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        let written = meta.len();
         tracing::warn!(target: "stent::policy",
             "policies.record: everything that people write and are answered is stored in {}, up to {max_bytes} bytes",
             path.display());

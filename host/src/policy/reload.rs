@@ -45,7 +45,8 @@ pub(super) enum Hint {
     /// The breaker of this hook's policy tripped.
     Tripped {
         hook: Hook,
-        sha256: String,
+        /// The generation in which the policy that tripped began to serve.
+        since: u64,
     },
     Stop,
 }
@@ -61,6 +62,8 @@ pub(super) struct Reconciler {
     hints: mpsc::Sender<Hint>,
     /// With the folder that it watches.
     watcher: Option<(Identity, RecommendedWatcher)>,
+    /// It was said that the folder cannot be watched.
+    unwatched: bool,
     /// The folder that the files lie in; another one under its name may be an empty mount point.
     folder: Option<Identity>,
     /// Why the folder says nothing about the files; stands until it does again.
@@ -143,6 +146,7 @@ impl Reconciler {
             inbox,
             hints,
             watcher,
+            unwatched: false,
             folder,
             folder_trouble,
             tripped,
@@ -154,7 +158,7 @@ impl Reconciler {
 
     /// What serves from the start: the folder, then the history, then what is bundled.
     pub(super) fn first_look(&mut self) -> Result<(), PolicyError> {
-        self.load_builtin()?;
+        let unfit = self.load_builtin()?;
         let settle = std::mem::take(&mut self.settings.settle);
         self.look();
         self.look();
@@ -164,6 +168,7 @@ impl Reconciler {
         }
         self.settings.settle = settle;
         self.resume_rollbacks();
+        self.settle_unfit(unfit)?;
         self.publish();
         Ok(())
     }
@@ -219,7 +224,7 @@ impl Reconciler {
                 self.done.push((reply, result));
             }
             Hint::History(hook, reply) => drop(reply.send(self.history.revisions(hook).to_vec())),
-            Hint::Tripped { hook, sha256 } => self.trip(hook, &sha256),
+            Hint::Tripped { hook, since } => self.trip(hook, since),
         }
     }
 

@@ -153,11 +153,7 @@ impl Workbench {
             Heard::Build {
                 messages, answer, ..
             } => {
-                let (layout, instance) = match asked.layout(None).await? {
-                    Ok(declared) => declared,
-                    Err(fault) => return Some((self.prompt(answer.as_ref()), Err(fault))),
-                };
-                let built = asked.build(messages, &layout, Some(instance)).await?;
+                let built = asked.declare_and_build(messages).await?;
                 let built = built.map(|prompt| self.prompt(Some(&prompt)));
                 (self.prompt(answer.as_ref()), built)
             }

@@ -19,6 +19,7 @@ use wasmtime::{
 
 use super::bindings::v0_1::EveryHook;
 use super::host::HostState;
+use super::pool::RESERVE;
 use super::settings::Limits;
 
 /// Stack of a guest, and of the fiber that it runs on (host calls included), in bytes.
@@ -110,11 +111,12 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
     // A component made from another language's runtime holds several core modules: Python's 38.
     // Their number is only counted; tables take address space.
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(limits.instances)
-        .total_core_instances(limits.instances.saturating_mul(CORE_INSTANCES))
-        .total_memories(limits.instances.saturating_mul(2))
-        .total_tables(limits.instances.saturating_mul(4))
-        .total_stacks(limits.instances)
+    let instances = limits.instances.saturating_add(RESERVE);
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES))
+        .total_memories(instances.saturating_mul(2))
+        .total_tables(instances.saturating_mul(4))
+        .total_stacks(instances)
         .max_memories_per_component(4)
         .max_tables_per_component(16)
         .max_core_instances_per_component(CORE_INSTANCES)

@@ -159,6 +159,11 @@ impl Settings {
         }
     }
 
+    /// What the hook's policy is configured with, as JSON.
+    pub(super) fn config(&self, hook: Hook) -> String {
+        serde_json::Value::Object(self.hook(hook).config.clone()).to_string()
+    }
+
     /// One sentence for the first value that cannot work; it names key, value and remedy.
     pub fn check(&self) -> Result<(), String> {
         place::folder("policies.dir", "--policies", &self.dir)?;

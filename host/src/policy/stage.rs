@@ -5,6 +5,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::types::Hook;
+use super::words::plain;
+
+/// Longest reason: names in a file may be as long as its author likes, and a compiling child must
+/// get rid of its report before anybody reads it.
+const REASON_BYTES: usize = 4 << 10;
 
 /// In the order in which a file meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +64,10 @@ impl Stage {
         }
     }
 
-    pub(super) fn reject(self, reason: impl Into<String>) -> Rejection {
+    pub(super) fn reject(self, reason: impl AsRef<str>) -> Rejection {
         Rejection {
             stage: self,
-            reason: reason.into(),
+            reason: plain(reason.as_ref(), REASON_BYTES).into_owned(),
             truncated: false,
             hook: None,
         }
@@ -70,6 +75,11 @@ impl Stage {
 }
 
 impl Rejection {
+    /// The file ends too early.
+    pub(super) fn cut_off(self, truncated: bool) -> Self {
+        Self { truncated, ..self }
+    }
+
     /// Names the hook, unless a nearer place did.
     pub(super) fn about(mut self, hook: Option<Hook>) -> Self {
         self.hook = self.hook.or(hook);

@@ -4,88 +4,42 @@
 mod ask;
 mod encode;
 mod filter;
+#[cfg(test)]
+mod hostile;
 mod pieces;
+mod pinned;
 mod prompting;
+mod verify;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tracing::Span;
 
 use super::budget::Budget;
-use super::call::{faulted, is_fault};
+use super::call::{Ask, is_fault};
 use super::fault::{Denied, RunError};
-use super::generation::{Generation, Revision};
-use super::guest::Instance;
+use super::generation::Generation;
 use super::native;
 use super::recording::{self, Filtered, Heard, Line, Recorder, Tape};
-use super::reload::Hint;
-use super::remembered::Memory;
-use super::settings::Settings;
 use super::shadow::{Beside, Shadow};
-use super::types::{
-    AnswerOutcome, Facts, Hook, Layout, Lookup, Observer, Prompt, Trimmed, Verdict,
-};
-use crate::types::{Message, Tokenizer};
+use super::types::{AnswerOutcome, Facts, Hook, Layout, Lookup, Prompt, Trimmed, Verdict};
+use crate::types::Message;
 
 pub(super) use ask::Asked;
 pub(super) use filter::Active as ActiveFilter;
 pub use filter::Filter;
 pub(super) use pieces::Pieces;
+pub(super) use pinned::Shared;
+use pinned::{Declared, Pinned};
 pub(super) use prompting::case_prompt;
 
 /// One generation of policies, pinned for a request's whole life, with what is known about the
 /// request. Cloning is cheap.
 #[derive(Clone)]
 pub struct Snapshot(Arc<Pinned>);
-
-struct Pinned {
-    generation: Arc<Generation>,
-    facts: Arc<Facts>,
-    shared: Arc<Shared>,
-    /// The request's span: policy calls are its children.
-    span: Span,
-    layout: tokio::sync::OnceCell<Declared>,
-    /// The instance that declared the layout goes on to build.
-    builder: Mutex<Option<Instance>>,
-    /// Nobody asked: nothing of it is recorded, counted or compared.
-    made_up: bool,
-    faulted: Arc<AtomicBool>,
-}
-
-/// A layout and who will build by it: the two belong together.
-#[derive(Clone)]
-struct Declared {
-    layout: Layout,
-    by_guest: bool,
-}
-
-/// What every call needs beside its generation.
-pub(super) struct Shared {
-    pub tokenizer: Arc<dyn Tokenizer>,
-    pub pieces: Pieces,
-    pub observer: Arc<dyn Observer>,
-    pub settings: Arc<Settings>,
-    pub hints: Mutex<mpsc::Sender<Hint>>,
-    pub native_layout: Layout,
-    /// What the policies decided before.
-    pub memory: Memory,
-    /// Where the operator wants calls recorded.
-    pub recorder: Option<Recorder>,
-}
-
-impl Shared {
-    /// Asks the reconciler to take the hook back to its last good revision.
-    pub(super) fn trip(&self, hook: Hook, sha256: &str) {
-        let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody listens any more when the gateway goes down.
-        let _ = hints.send(Hint::Tripped {
-            hook,
-            sha256: sha256.to_owned(),
-        });
-    }
-}
 
 impl Snapshot {
     pub(super) fn new(
@@ -138,6 +92,11 @@ impl Snapshot {
         &self.0.generation.identity_behind_prompt
     }
 
+    /// Share of the prompt budget, in percent, that trimming cuts down to.
+    pub fn low_water(&self) -> u8 {
+        self.0.shared.settings.low_water
+    }
+
     /// Whether a policy failed in this request, so that something else decided in its place.
     pub fn faulted(&self) -> bool {
         self.0.faulted.load(Ordering::Relaxed)
@@ -170,12 +129,10 @@ impl Snapshot {
         let asked = self.asked(Hook::Guard).guard(messages).await;
         let faulted = is_fault(&asked);
         let verdict = self.settle(Hook::Guard, asked, || Verdict::Allow);
-        if let Some((shadow, ask)) = self.shadow(Hook::Guard, faulted) {
+        self.beside(Ask::Guard, faulted, &verdict, |shadow| {
             let messages = messages.to_vec();
-            shadow.compare(&self.0.shared.observer, &verdict, async move {
-                ask.guard(&messages).await
-            });
-        }
+            async move { shadow.guard(&messages).await }
+        });
         self.record(Hook::Guard, || Heard::Guard {
             messages: messages.to_vec(),
             answer: verdict.as_ref().ok().cloned(),
@@ -188,12 +145,10 @@ impl Snapshot {
         let asked = self.asked(Hook::Cache).decide(messages).await;
         let faulted = is_fault(&asked);
         let lookup = self.settle(Hook::Cache, asked, || Lookup::Bypass);
-        if let Some((shadow, ask)) = self.shadow(Hook::Cache, faulted) {
+        self.beside(Ask::CacheDecide, faulted, &lookup, |shadow| {
             let messages = messages.to_vec();
-            shadow.compare(&self.0.shared.observer, &lookup, async move {
-                ask.decide(&messages).await
-            });
-        }
+            async move { shadow.decide(&messages).await }
+        });
         self.record(Hook::Cache, || Heard::CacheDecide {
             messages: messages.to_vec(),
             answer: lookup.as_ref().ok().cloned(),
@@ -216,12 +171,10 @@ impl Snapshot {
             .await;
         let faulted = is_fault(&asked);
         let trimmed = self.settle(Hook::Trim, asked, || native::trim(messages, &budget));
-        if let Some((shadow, ask)) = self.shadow(Hook::Trim, faulted) {
+        self.beside(Ask::Trim, faulted, &trimmed, |shadow| {
             let messages = messages.to_vec();
-            shadow.compare(&self.0.shared.observer, &trimmed, async move {
-                ask.trim(&messages, budget, previous_first).await
-            });
-        }
+            async move { shadow.trim(&messages, budget, previous_first).await }
+        });
         self.record(Hook::Trim, || Heard::Trim {
             messages: messages.to_vec(),
             budget,
@@ -273,12 +226,10 @@ impl Snapshot {
             .await;
         let faulted = is_fault(&asked);
         let settled = self.settle(Hook::Cache, asked, || None);
-        if let Some((shadow, ask)) = self.shadow(Hook::Cache, faulted) {
+        self.beside(Ask::CacheAdmit, faulted, &settled, |shadow| {
             let (messages, answer) = (messages.to_vec(), answer.to_owned());
-            shadow.compare(&self.0.shared.observer, &settled, async move {
-                ask.admit(&messages, &answer, outcome).await
-            });
-        }
+            async move { shadow.admit(&messages, &answer, outcome).await }
+        });
         let ttl = settled.ok().flatten();
         self.record(Hook::Cache, || Heard::CacheAdmit {
             messages: messages.to_vec(),
@@ -324,6 +275,23 @@ impl Snapshot {
         Some((shadow, asked))
     }
 
+    /// Asks the hook's shadow the same, where it has one, and compares.
+    fn beside<R, F>(
+        &self,
+        ask: Ask,
+        faulted: bool,
+        live: &Result<R, Denied>,
+        question: impl FnOnce(Asked) -> F,
+    ) where
+        R: Clone + PartialEq + Send + 'static,
+        F: Future<Output = Option<Result<R, RunError>>> + Send + 'static,
+    {
+        if let Some((shadow, asked)) = self.shadow(ask.hook(), faulted) {
+            let observer = &self.0.shared.observer;
+            shadow.compare(ask, observer, live.clone(), question(asked));
+        }
+    }
+
     fn settle<R>(
         &self,
         hook: Hook,
@@ -331,40 +299,5 @@ impl Snapshot {
         native: impl FnOnce() -> R,
     ) -> Result<R, Denied> {
         self.0.settle(hook, asked, native)
-    }
-}
-
-impl Pinned {
-    fn asked_of(&self, revision: &Arc<Revision>) -> Asked {
-        Asked {
-            revision: revision.clone(),
-            generation: self.generation.number,
-            facts: self.facts.clone(),
-            shared: self.shared.clone(),
-            span: self.span.clone(),
-            live: !self.made_up,
-            faulted: self.faulted.clone(),
-        }
-    }
-
-    /// The guest's result, or what the operator chose for its absence or failure.
-    fn settle<R>(
-        &self,
-        hook: Hook,
-        asked: Option<Result<R, RunError>>,
-        native: impl FnOnce() -> R,
-    ) -> Result<R, Denied> {
-        match asked {
-            Some(Ok(result)) => Ok(result),
-            Some(Err(fault)) => {
-                faulted(&self.asked_of(self.generation.of(hook)), fault)?;
-                Ok(native())
-            }
-            None => Ok(native()),
-        }
-    }
-
-    fn builder(&self) -> std::sync::MutexGuard<'_, Option<Instance>> {
-        self.builder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

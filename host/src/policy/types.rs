@@ -198,6 +198,10 @@ pub trait Observer: Send + Sync {
     fn remembered(&self, hook: Hook) {
         let _ = hook;
     }
+    /// No instance of a live policy was warm: a call waits until one is made.
+    fn cold(&self, hook: Hook) {
+        let _ = hook;
+    }
     /// A live policy failed, in a call or for want of an instance.
     fn faulted(&self, fault: &FaultFacts<'_>) {
         let _ = fault;
@@ -290,6 +294,11 @@ impl Hook {
             Hook::Cache => "cache",
             Hook::Filter => "filter",
         }
+    }
+
+    /// Whether it is there to see every text before somebody else does.
+    pub(super) fn watches_text(self) -> bool {
+        matches!(self, Hook::Guard | Hook::Filter)
     }
 
     /// The WIT interface that a component exports to serve this hook.

@@ -163,8 +163,12 @@ impl Workbench {
         match checks::is_shadow(settings, path) {
             true => checks::shadowed(settings, path, &hooks)?,
             false => {
-                let held = history::held(&data.join("policies"), &sha256);
-                checks::unheld(&mut hooks, |hook| held.get(&hook))?;
+                let held = history::held(&data.join("policies"));
+                checks::unheld(&mut hooks, |hook| {
+                    let config = digest(settings.config(hook).as_bytes());
+                    let mut held = held.get(&hook)?.iter();
+                    held.find(|held| held.keeps_out(&sha256, &config))
+                })?;
                 checks::ordered(settings, path, &mut hooks)?;
             }
         }

@@ -1,40 +1,43 @@
 //! Another configuration while serving: what can change does, what cannot is named.
 
+mod keys;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use stent::chat::{Gateway, Live};
+use stent::api::{self, App};
+use stent::chat::Live;
 use stent::config::Config;
-use stent::policy::Hook;
+use stent::engine::Target;
+use stent::http;
+
+use keys::{differing, flat, hook, is_access, is_live, take_over};
 
 /// How often the file is looked at. Its time and size are asked for, because files that are mounted
 /// (ConfigMaps, NFS) raise no events.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Keys whose new value holds from the next request on.
-const LIVE: [&str; 8] = [
-    "engine.max_tokens",
-    "engine.temperature",
-    "engine.seed",
-    "engine.queue",
-    "server.reader_timeout",
-    "server.drain",
-    "server.max_rss",
-    "telemetry.capture_content",
-];
-
 /// Where the configuration comes from.
 pub struct Source {
     pub file: Option<PathBuf>,
+    /// As it was before it was read: what changes while the model loads is a change.
+    pub seen: Option<Stamp>,
     pub load: Box<dyn Fn() -> anyhow::Result<(Config, Vec<String>)> + Send + Sync>,
 }
 
+/// Time and size of a file.
+pub type Stamp = (SystemTime, u64);
+
 /// What is reached by a reload.
 pub struct Reach {
-    pub gateway: Arc<Gateway>,
+    pub app: Arc<App>,
+    pub pages: http::Pages,
+    /// Where the admin routes are served, whatever the configuration says by now.
+    pub admin: SocketAddr,
     pub max_rss: Arc<AtomicU64>,
     pub drain_ms: Arc<AtomicU64>,
 }
@@ -44,28 +47,30 @@ pub struct Reloader {
     reach: Reach,
     /// What is in force, key by key.
     current: BTreeMap<String, String>,
-    seen: Option<(SystemTime, u64)>,
+    /// With their keys, which are not told.
+    upstreams: Vec<Target>,
+    seen: Option<Stamp>,
 }
 
 impl Reloader {
     pub fn new(source: Source, reach: Reach, config: &Config) -> Self {
-        let seen = stamp(&source);
+        let seen = source.seen;
         Self {
             source,
             reach,
             current: flat(config),
+            upstreams: config.engine.upstreams.clone(),
             seen,
         }
     }
 
     /// Waits until the file has changed and stayed the same for one look.
-    pub async fn changed(&mut self) {
+    pub async fn changed(&self) {
         let mut last = self.seen;
         loop {
             tokio::time::sleep(EVERY).await;
-            let now = stamp(&self.source);
+            let now = stamp(self.source.file.as_deref());
             if now.is_some() && now != self.seen && now == last {
-                self.seen = now;
                 return;
             }
             last = now;
@@ -74,6 +79,8 @@ impl Reloader {
 
     /// Reads everything again; a configuration with a mistake changes nothing.
     pub async fn reload(&mut self, why: &str) {
+        // Whoever sends SIGHUP has changed the file: it is not read once more for that.
+        self.seen = stamp(self.source.file.as_deref());
         let config = match (self.source.load)() {
             Ok((config, warnings)) => {
                 for warning in warnings {
@@ -91,9 +98,13 @@ impl Reloader {
             }
         };
         let next = flat(&config);
-        let (live, refused): (Vec<String>, Vec<String>) = differing(&self.current, &next)
+        let (live, mut refused): (Vec<String>, Vec<String>) = differing(&self.current, &next)
             .into_iter()
             .partition(|key| is_live(key));
+        let (upstreams, key) = (&config.engine.upstreams, "engine.upstreams");
+        if *upstreams != self.upstreams && !refused.iter().any(|other| other == key) {
+            refused.push(key.into());
+        }
         let mut done = Vec::new();
         for key in live {
             match self.apply(&key, &config).await {
@@ -107,6 +118,7 @@ impl Reloader {
                 Err(error) => tracing::error!(key, error, "this change was refused"),
             }
         }
+        self.show(&config, &done, &refused);
         tracing::info!(why, changed = done.join(", "), "configuration reloaded");
         if !refused.is_empty() {
             tracing::warn!(
@@ -116,29 +128,73 @@ impl Reloader {
         }
     }
 
+    /// What `GET /admin/config` tells from now on.
+    fn show(&self, config: &Config, done: &[String], refused: &[String]) {
+        let next = config.shown();
+        let app = &self.reach.app;
+        let mut told = api::Configured::clone(&app.config.load());
+        for key in done {
+            take_over(&mut told.config, &next, key);
+        }
+        told.next_start = refused.to_vec();
+        app.config.store(Arc::new(told));
+    }
+
     async fn apply(&self, key: &str, config: &Config) -> Result<(), String> {
-        let gateway = &self.reach.gateway;
+        let (app, gateway) = (&self.reach.app, &self.reach.app.gateway);
+        let server = &config.server;
         if let Some(hook) = hook(key) {
             let settings = config.policies.hook(hook).config.clone();
             let configured = gateway.policies.configure(hook, settings).await;
             return configured.map_err(|error| error.to_string());
         }
         match key {
-            "server.max_rss" => self
-                .reach
-                .max_rss
-                .store(config.server.max_rss, Ordering::Relaxed),
+            "log.filter" => app
+                .logging
+                .configure(&config.log.filter)
+                .map_err(|error| error.to_string())?,
+            "server.cors_origins" => {
+                let allowed = self.reach.pages.allow(&server.cors_origins);
+                allowed.map_err(|error| error.to_string())?;
+            }
+            // Whichever of these keys is applied first brings the token along.
+            _ if is_access(key) && !self.may_be_open(server) => {
+                return Err(format!(
+                    "server.admin_token is empty: whoever reaches {} could change policies",
+                    self.reach.admin
+                ));
+            }
+            _ if is_access(key) => {
+                let (keys, tenants) = (&server.keys, &server.tenants);
+                let renewed =
+                    app.access
+                        .load()
+                        .renewed(keys, server.limits, tenants, &server.admin_token);
+                app.access.store(Arc::new(renewed));
+            }
+            "server.max_rss" => self.reach.max_rss.store(server.max_rss, Ordering::Relaxed),
             "server.drain" => {
-                let ms = u64::try_from(config.server.drain.as_millis()).unwrap_or(u64::MAX);
+                let ms = u64::try_from(server.drain.as_millis()).unwrap_or(u64::MAX);
                 self.reach.drain_ms.store(ms, Ordering::Relaxed);
             }
             "engine.queue" => {
-                let (slots, queue) = (config.engine.slots as usize, config.engine.queue as usize);
-                gateway.admission.resize(slots + queue);
+                // The slots are those that the engine was started with.
+                let slots = gateway.admission.slots();
+                gateway
+                    .admission
+                    .resize(slots + config.engine.queue as usize);
             }
-            _ => gateway.live.store(Arc::new(live(config))),
+            _ => {
+                gateway.live.store(Arc::new(live(config)));
+                app.live.store(Arc::new(live_doors(config)));
+            }
         }
         Ok(())
+    }
+
+    /// Whether the admin address that is served may do without a token.
+    fn may_be_open(&self, server: &http::Settings) -> bool {
+        !server.admin_token.is_empty() || self.reach.admin.ip().is_loopback()
     }
 }
 
@@ -155,78 +211,21 @@ pub fn live(config: &Config) -> Live {
     }
 }
 
-fn stamp(source: &Source) -> Option<(SystemTime, u64)> {
-    let about = std::fs::metadata(source.file.as_ref()?).ok()?;
+/// What a request takes from it when it comes in.
+pub fn live_doors(config: &Config) -> api::Live {
+    let server = &config.server;
+    api::Live {
+        bodies: api::BodyLimits {
+            bytes: usize::try_from(server.max_body).unwrap_or(usize::MAX),
+            key: "server.max_body",
+            time: server.body_timeout,
+        },
+        heartbeat: server.heartbeat,
+        traceparent: config.telemetry.traceparent,
+    }
+}
+
+pub fn stamp(file: Option<&Path>) -> Option<Stamp> {
+    let about = std::fs::metadata(file?).ok()?;
     Some((about.modified().ok()?, about.len()))
-}
-
-/// `policies.trim.config.exchanges` is about trim.
-fn hook(key: &str) -> Option<Hook> {
-    let rest = key.strip_prefix("policies.")?;
-    let (name, rest) = rest.split_once('.')?;
-    let config = rest == "config" || rest.starts_with("config.");
-    Hook::ALL
-        .into_iter()
-        .find(|hook| hook.as_str() == name)
-        .filter(|_| config)
-}
-
-fn is_live(key: &str) -> bool {
-    LIVE.contains(&key) || hook(key).is_some()
-}
-
-/// Every key with its value as text; a hook's config is one value.
-fn flat(config: &Config) -> BTreeMap<String, String> {
-    fn walk(path: String, value: &toml::Value, found: &mut BTreeMap<String, String>) {
-        match value {
-            toml::Value::Table(table) if hook(&path).is_none() => {
-                for (key, value) in table {
-                    let dot = if path.is_empty() { "" } else { "." };
-                    walk(format!("{path}{dot}{key}"), value, found);
-                }
-            }
-            other => drop(found.insert(path, other.to_string())),
-        }
-    }
-    let mut found = BTreeMap::new();
-    if let Ok(table) = toml::Table::try_from(config) {
-        walk(String::new(), &toml::Value::Table(table), &mut found);
-    }
-    found
-}
-
-fn differing(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
-    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    keys.into_iter()
-        .filter(|&key| old.get(key) != new.get(key))
-        .cloned()
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_are_found_key_by_key_and_sorted() {
-        let old = Config::default();
-        let mut new = Config::default();
-        new.engine.temperature = 0.2;
-        new.engine.slots = 9;
-        new.server.drain = Duration::from_secs(1);
-        let keys = differing(&flat(&old), &flat(&new));
-        assert_eq!(keys, ["engine.slots", "engine.temperature", "server.drain"]);
-        let live: Vec<_> = keys.iter().map(|key| is_live(key)).collect();
-        assert_eq!(live, [false, true, true]);
-    }
-
-    #[test]
-    fn a_hooks_config_is_one_live_key() {
-        let mut new = Config::default();
-        let settings = serde_json::json!({ "exchanges": 5, "slack": 1 });
-        new.policies.trim.config = settings.as_object().unwrap().clone();
-        let keys = differing(&flat(&Config::default()), &flat(&new));
-        assert_eq!(keys, ["policies.trim.config"]);
-        assert!(is_live("policies.trim.config") && !is_live("policies.trim.fail"));
-    }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Format, Head, Part, Summary, Whole};
-use crate::types::Finish;
+use crate::types::{Finish, Likely, Logprob};
 
 /// Chunks of `/v1/chat/completions`.
 pub struct Chunks {
@@ -25,6 +25,11 @@ impl Format for Chunks {
             // Clients of this route know no other frames than chunks.
             Part::Queued { .. } | Part::Trimmed { .. } => Vec::new(),
             Part::Text(text) => vec![chunk(head, json!({ "content": text }), None)],
+            Part::Drawn { text, logprobs } => {
+                let choice = json!([{ "index": 0, "delta": { "content": text },
+                    "finish_reason": null, "logprobs": told(&logprobs) }]);
+                vec![object(head, "chat.completion.chunk", choice).to_string()]
+            }
             Part::Done(summary) => {
                 let mut frames = vec![chunk(head, json!({}), Some(reason(summary.finish)))];
                 if self.usage {
@@ -42,17 +47,34 @@ impl Format for Chunks {
     }
 }
 
-/// The whole answer.
-pub fn document(head: &Head, whole: &Whole) -> Value {
+/// The whole answer. `likely`: the client asked how likely its tokens were.
+pub fn document(head: &Head, whole: &Whole, likely: bool) -> Value {
     let choice = json!([{
         "index": 0,
         "message": { "role": "assistant", "content": whole.text },
         "finish_reason": reason(whole.summary.finish),
-        "logprobs": null,
+        "logprobs": likely.then(|| told(&whole.logprobs)),
     }]);
     let mut document = object(head, "chat.completion", choice);
     document["usage"] = usage(&whole.summary);
     document
+}
+
+/// OpenAI's `logprobs`. A token that is no whole character is told exactly in its bytes alone.
+fn told(logprobs: &[Logprob]) -> Value {
+    let one = |likely: &Likely| {
+        json!({
+            "token": String::from_utf8_lossy(&likely.bytes),
+            "logprob": likely.logprob,
+            "bytes": likely.bytes,
+        })
+    };
+    let all = logprobs.iter().map(|logprob| {
+        let mut told = one(&logprob.drawn);
+        told["top_logprobs"] = logprob.top.iter().map(one).collect();
+        told
+    });
+    json!({ "content": all.collect::<Vec<_>>(), "refusal": null })
 }
 
 fn chunk(head: &Head, delta: Value, finish: Option<&str>) -> String {

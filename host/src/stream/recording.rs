@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Part;
 use crate::error::Error;
+use crate::types::{Likely, Logprob};
 
 /// How an answer is kept.
 #[derive(Clone, Copy, Debug)]
@@ -198,6 +199,14 @@ impl Drop for Reading {
 fn size(part: &Part) -> usize {
     let text = match part {
         Part::Text(text) => text.len(),
+        Part::Drawn { text, logprobs } => {
+            let likely = |one: &Logprob| {
+                let all = one.top.iter().chain([&one.drawn]);
+                all.map(|likely| likely.bytes.len() + size_of::<Likely>())
+                    .sum::<usize>()
+            };
+            text.len() + logprobs.iter().map(likely).sum::<usize>()
+        }
         Part::Queued { .. } | Part::Trimmed { .. } | Part::Done(_) | Part::Failed(_) => 0,
     };
     text + size_of::<Part>()

@@ -43,7 +43,7 @@ impl Format for Ui {
                     json!({ "trimmed": { "dropped": dropped } }),
                 )]
             }
-            Part::Text(delta) => {
+            Part::Text(delta) | Part::Drawn { text: delta, .. } => {
                 let mut frames = self.open();
                 frames.push(frame(
                     json!({ "type": "text-delta", "id": TEXT, "delta": delta }),

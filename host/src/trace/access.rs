@@ -13,7 +13,7 @@ pub const ACCESS: &str = "stent::access";
 #[derive(Clone, Copy, Debug)]
 pub struct Finished<'a> {
     pub method: &'a str,
-    /// The route's pattern, never the path that was asked for.
+    /// The route's pattern, never the path that was asked for; empty where there is none.
     pub route: &'static str,
     pub status: u16,
     pub outcome: Outcome,
@@ -37,6 +37,8 @@ pub struct Finished<'a> {
     pub trace_id: Option<&'a str>,
     /// The client's own name for the request.
     pub request_id: Option<&'a str>,
+    /// What balancers and browsers fetch all day: told at level debug.
+    pub quiet: bool,
 }
 
 impl<'a> Finished<'a> {
@@ -64,10 +66,12 @@ impl<'a> Finished<'a> {
             generation: None,
             trace_id: None,
             request_id: None,
+            quiet: false,
         }
     }
 
-    /// Writes the line, below the request's span: a warning where the server failed.
+    /// Writes the line, below the request's span: a warning where the server failed, for whoever
+    /// debugs where it says nothing.
     pub fn log(&self, span: &Span) {
         let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         // What did not happen is left out.
@@ -78,7 +82,7 @@ impl<'a> Finished<'a> {
                     target: ACCESS,
                     parent: span,
                     method = self.method,
-                    route = self.route,
+                    route = (!self.route.is_empty()).then_some(self.route),
                     status = self.status,
                     outcome = self.outcome.as_str(),
                     code = self.code,
@@ -95,6 +99,7 @@ impl<'a> Finished<'a> {
             };
         }
         match self.outcome {
+            _ if self.quiet => line!(debug),
             Outcome::Error if self.status >= 500 || self.status == 200 => line!(warn),
             _ => line!(info),
         }

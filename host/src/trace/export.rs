@@ -78,10 +78,10 @@ pub(super) fn provider<E: SpanExporter + 'static>(
     let builder = SdkTracerProvider::builder()
         .with_resource(resource)
         // The caller's decision holds, so that a trace is whole or absent.
-        .with_sampler(RecordAll(Sampler::ParentBased(Box::new(ratio))))
-        .with_span_processor(Keeping(Arc::clone(ring)));
+        .with_sampler(RecordAll(Sampler::ParentBased(Box::new(ratio))));
+    let ring = Arc::clone(ring);
     let Some(exporter) = exporter else {
-        return builder.build();
+        return builder.with_span_processor(Keeping(ring)).build();
     };
     let gate = Gate {
         next: exporter,
@@ -101,15 +101,18 @@ pub(super) fn provider<E: SpanExporter + 'static>(
         .with_span_processor(Counting {
             next: batch,
             counts: Arc::clone(counts),
+            ring,
         })
         .build()
 }
 
-/// Bounds the queue in front of the batch processor, which drops without saying how many.
+/// Bounds the queue in front of the batch processor, which drops without saying how many, and keeps
+/// spans in the ring: as two processors, each would get a copy of every span.
 #[derive(Debug)]
 struct Counting<P> {
     next: P,
     counts: Arc<Counts>,
+    ring: Arc<Ring>,
 }
 
 impl<P: SpanProcessor> SpanProcessor for Counting<P> {
@@ -118,6 +121,7 @@ impl<P: SpanProcessor> SpanProcessor for Counting<P> {
     }
 
     fn on_end(&self, span: SpanData) {
+        self.ring.ended(&span);
         if !span.span_context.is_sampled() {
             return;
         }

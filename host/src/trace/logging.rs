@@ -25,7 +25,7 @@ pub struct Logging(Arc<Inner>);
 struct Inner {
     exchange: Box<Exchange>,
     /// What the configuration says, and what is in force.
-    configured: String,
+    configured: ArcSwap<String>,
     current: ArcSwap<String>,
     file: Option<LogFile>,
 }
@@ -43,8 +43,21 @@ impl Logging {
     }
 
     /// The one that a start puts in force.
-    pub fn configured(&self) -> &str {
-        &self.0.configured
+    pub fn configured(&self) -> String {
+        self.0.configured.load().to_string()
+    }
+
+    /// The configuration has another filter, which takes the place of whatever is in force.
+    ///
+    /// # Errors
+    /// [`TraceError::Overruled`] where `STENT_LOG` is set, and as [`Logging::set`].
+    pub fn configure(&self, filter: &str) -> Result<(), TraceError> {
+        if variable().is_some() {
+            return Err(TraceError::Overruled);
+        }
+        self.set(filter)?;
+        self.0.configured.store(Arc::new(filter.to_owned()));
+        Ok(())
     }
 
     /// Puts another filter in force, until the process ends.
@@ -104,7 +117,7 @@ where
     let logging = Logging(Arc::new(Inner {
         exchange: Box::new(move |filter| handle.reload(filter)),
         current: ArcSwap::from_pointee(configured.clone()),
-        configured,
+        configured: ArcSwap::from_pointee(configured),
         file,
     }));
     Ok((layer, logging))
@@ -112,14 +125,16 @@ where
 
 /// The filter of the configuration, or of the variable that takes its place.
 pub(super) fn configured(settings: &LogSettings) -> Result<(EnvFilter, String), TraceError> {
-    let variable = std::env::var(LOG_VARIABLE)
-        .ok()
-        .filter(|value| !value.is_empty());
-    let (origin, found) = match variable {
+    let (origin, found) = match variable() {
         Some(value) => (LOG_VARIABLE, value),
         None => ("log.filter", settings.filter.clone()),
     };
     Ok((parse(origin, &found)?, found))
+}
+
+fn variable() -> Option<String> {
+    let value = std::env::var(LOG_VARIABLE).ok();
+    value.filter(|value| !value.is_empty())
 }
 
 fn parse(origin: &'static str, found: &str) -> Result<EnvFilter, TraceError> {

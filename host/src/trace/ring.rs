@@ -89,11 +89,17 @@ impl Ring {
         newest.map(|(_, trace)| trace.clone()).collect()
     }
 
-    fn ended(&self, span: &SpanData) {
+    pub(super) fn ended(&self, span: &SpanData) {
         let id = span.span_context.trace_id();
         let stage = Stage::new(span);
         // What continues a caller's trace is a root of ours.
         let root = span.parent_span_is_remote || span.parent_span_id == SpanId::INVALID;
+        // Strangers who ask for what is nowhere would push out what was asked.
+        let nowhere = span.span_kind == SpanKind::Server
+            && !stage.attributes.contains_key(semconv::HTTP_ROUTE);
+        if root && nowhere {
+            return;
+        }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match root {
             true => kept.begin(id, stage),

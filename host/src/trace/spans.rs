@@ -75,17 +75,26 @@ pub fn within<T>(span: &Span, action: impl FnOnce() -> T) -> T {
     tracing::dispatcher::with_default(&subscriber.unwrap_or_default(), action)
 }
 
-/// `POST /chat/stream`: the root of a request. `traceparent` is the client's header, already
-/// `None` where incoming trace context is not trusted.
+/// `POST /chat/stream`: the root of a request. `method` is one that HTTP knows, or `_OTHER`; `route`
+/// is empty where there is none. `traceparent` is the client's header, already `None` where
+/// incoming trace context is not trusted.
 pub fn server(method: &str, route: &str, traceparent: Option<&str>) -> Span {
+    // As the HTTP conventions name it: without what is the client's own word.
+    let verb = if method == "_OTHER" { "HTTP" } else { method };
+    let name = match route {
+        "" => verb.to_owned(),
+        route => format!("{verb} {route}"),
+    };
     let span = info_span!(
         target: TARGET, parent: None, "request",
-        otel.name = format!("{method} {route}"), otel.kind = "server",
+        otel.name = name, otel.kind = "server",
     );
     // Before anything else: once the span has started, its parent is settled.
     propagate::set_parent(&span, traceparent);
     set(&span, HTTP_METHOD, method.to_owned());
-    set(&span, HTTP_ROUTE, route.to_owned());
+    if !route.is_empty() {
+        set(&span, HTTP_ROUTE, route.to_owned());
+    }
     span
 }
 
@@ -120,10 +129,13 @@ pub fn position(admission: &Span, position: usize) {
     set(admission, QUEUE_POSITION, int(position));
 }
 
-pub fn session_load(parent: &Span, store: &'static str) -> Span {
-    let span = child!(parent, "session.load");
-    set(&span, SESSION_STORE, store);
-    span
+pub fn session_load(parent: &Span) -> Span {
+    child!(parent, "session.load")
+}
+
+/// The store that was used, once, when that is known: `local` where the configured one is in trouble.
+pub fn session_place(span: &Span, place: &'static str) {
+    set(span, SESSION_STORE, place);
 }
 
 /// Exchanges that the session holds, on `session.load` or `session.append`.
@@ -144,11 +156,24 @@ pub fn cache_result(span: &Span, result: &'static str) {
     set(span, CACHE_RESULT, result);
 }
 
-/// A follower waits for the leader's answer; the link leads to the leader's `chat` span.
-pub fn coalesce_wait(parent: &Span, leader: &SpanContext) -> Span {
+/// A follower waits for the leader's answer; the link leads to the leader's `chat` span. A leader on
+/// another host is known later.
+pub fn coalesce_wait(parent: &Span, leader: Option<&SpanContext>) -> Span {
     let span = child!(parent, "coalesce.wait");
-    span.add_link(leader.clone());
+    if let Some(leader) = leader {
+        waits_for(&span, leader.clone());
+    }
     span
+}
+
+/// Who the leader is.
+pub fn waits_for(wait: &Span, leader: SpanContext) {
+    wait.add_link(leader);
+}
+
+/// A server that hosts share could not be used; the request goes on without it.
+pub fn store_failure(span: &Span, kind: &'static str) {
+    event(span, "store_failure", &[(ERROR_TYPE, Value::from(kind))]);
 }
 
 /// From the engine's acceptance of the job until a slot takes it. The wait is the request's, not
@@ -266,10 +291,8 @@ pub fn decode_done(decode: &Span, tokens: u32, took: Duration) {
     }
 }
 
-pub fn session_append(parent: &Span, store: &'static str) -> Span {
-    let span = child!(parent, "session.append");
-    set(&span, SESSION_STORE, store);
-    span
+pub fn session_append(parent: &Span) -> Span {
+    child!(parent, "session.append")
 }
 
 pub fn cache_store(parent: &Span, store: &'static str, bytes: usize) -> Span {
@@ -287,7 +310,7 @@ pub fn failed(span: &Span, kind: &'static str) {
 }
 
 /// A moment within a span: `first_byte`, `first_token`, `client_disconnected`,
-/// `context_trimmed`, `policy_fault`. Attributes pass the same allow-list as a span's.
+/// `context_trimmed`, `policy_fault`, `store_failure`. Attributes pass the same allow-list as a span's.
 pub fn event(span: &Span, name: &'static str, attributes: &[(&'static str, Value)]) {
     let attributes = attributes
         .iter()

@@ -19,6 +19,30 @@ pub fn plain(message: &str, object: &str) -> String {
     format!("found {found}, expected {expected}")
 }
 
+/// The text without who logs in at an address within it: a password is not repeated.
+pub fn without_login(text: &str) -> String {
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once("://") {
+        let ends = |c: char| c.is_whitespace() || "\"'`,".contains(c);
+        let (address, more) = after.split_at(after.find(ends).unwrap_or(after.len()));
+        let host = match address.rsplit_once('@') {
+            Some((_, host)) => format!("…@{host}"),
+            None => address.to_owned(),
+        };
+        shown += &format!("{before}://{host}");
+        rest = more;
+    }
+    shown + rest
+}
+
+/// `#[serde(serialize_with = "wording::hide_login")]`: an address that may hold a password.
+///
+/// # Errors
+/// The serialiser's own.
+pub fn hide_login<S: serde::Serializer>(text: &str, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&without_login(text))
+}
+
 fn found_in_words(found: &str, object: &str) -> String {
     let number = ["integer ", "floating point ", "boolean "]
         .iter()
@@ -65,7 +89,7 @@ fn expected_in_words(expected: &str, found: &str, object: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::*;
 
     #[test]
     fn rusts_names_are_told_in_plain_words() {
@@ -96,5 +120,23 @@ mod tests {
         }
         let long = format!("invalid type: string {:?}, expected u32", "ü".repeat(500));
         assert!(plain(&long, "a table").len() < 130);
+    }
+
+    #[test]
+    fn who_logs_in_is_left_out_and_all_else_stays() {
+        for (text, shown) in [
+            (
+                "--set a.b=redis://me:hunter2@h:1/0",
+                "--set a.b=redis://…@h:1/0",
+            ),
+            (
+                "s = \"redis://:p@ss/w@h\" and http://x/y@z",
+                "s = \"redis://…@h\" and http://…@z",
+            ),
+            ("http://a, redis://b", "http://a, redis://b"),
+            ("a@b", "a@b"),
+        ] {
+            assert_eq!(without_login(text), shown);
+        }
     }
 }

@@ -47,7 +47,7 @@ fn a_configuration_that_cannot_start_is_not_called_good() {
         ),
         (
             "sessions.ttl=3000years",
-            "sessions.ttl: 3000years, expected more than 0s and at most 100 years",
+            "sessions.ttl: 3000years, expected at least 1ms and at most 100 years",
         ),
         (
             "engine.n_ctx=2000000000",

@@ -198,7 +198,7 @@ async fn each_mistake_in_a_request_is_named() {
         ),
         (
             json!({ "logprobs": true }),
-            "logprobs: found true, expected false: log probabilities are not supported yet",
+            "logprobs: found true, expected false: engine.kind \"scripted\" draws no tokens",
         ),
     ];
     let forms = forms.map(|(mut body, words)| {

@@ -16,8 +16,8 @@ pub const OK: &str = r#"POST /chat/stream SERVER http.request.method="POST" http
   policy layout INTERNAL stent.policy.duration_us="*" stent.policy.generation=1 stent.policy.hook="prompt" stent.policy.memory_peak="*" stent.policy.name="prompt-mistral" stent.policy.outcome="ok" stent.policy.sha256="*" stent.policy.version="0.1.0"
   policy trim INTERNAL stent.policy.duration_us="*" stent.policy.generation=1 stent.policy.hook="trim" stent.policy.memory_peak="*" stent.policy.name="trim-exchanges" stent.policy.outcome="ok" stent.policy.sha256="*" stent.policy.version="0.1.0"
   queue.wait INTERNAL
-  session.append INTERNAL stent.session.store="memory" stent.session.turns=1
-  session.load INTERNAL stent.session.store="memory" stent.session.turns=0
+  session.append INTERNAL stent.session.store="redb" stent.session.turns=1
+  session.load INTERNAL stent.session.store="redb" stent.session.turns=0
 "#;
 
 /// The same question once more.
@@ -120,7 +120,7 @@ pub const FAILED: &str = r#"POST /chat/stream SERVER FAILED error.type="engine_e
   admission INTERNAL stent.queue.depth=0 stent.queue.position=0
   cache.lookup INTERNAL stent.cache.key="exact" stent.cache.result="bypass" stent.cache.store="off"
   chat scripted INTERNAL FAILED error.type="engine" stent.seed.source="derived" stent.slot=0
-    prefill INTERNAL stent.slot=0
+    prefill INTERNAL FAILED error.type="stalled" stent.slot=0
   policy build INTERNAL stent.policy.generation=1 stent.policy.hook="prompt" stent.policy.name="prompt-mistral" stent.policy.outcome="ok"
   policy cache.decide INTERNAL stent.policy.generation=1 stent.policy.hook="cache" stent.policy.name="cache-exact" stent.policy.outcome="ok"
   policy layout INTERNAL stent.policy.generation=1 stent.policy.hook="prompt" stent.policy.name="prompt-mistral" stent.policy.outcome="ok"

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use reqwest::{RequestBuilder, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinHandle;
 
 use super::expected::*;
-use super::{SHARED, Traced, ends_last, put};
+use super::traced::{SHARED, Traced, ends_last, put, slot};
 use crate::policy::guest::{Guest, TRAP, words};
 
 #[derive(Clone, Copy, PartialEq)]
@@ -96,12 +96,6 @@ async fn leave(running: Running) {
     running.abort();
     // Where the head came already it is the response that is dropped.
     drop(running.await);
-}
-
-async fn slot(traced: &Traced, what: &str, holds: impl Fn(&Value) -> bool) {
-    let looks =
-        async |server: &crate::support::server::Server| holds(&server.admin("/admin/slots").await);
-    traced.server.until(what, looks).await;
 }
 
 #[tokio::test]
@@ -224,8 +218,7 @@ async fn an_engine_that_fails() {
         assert_eq!(status, door.late(500));
         assert!(answer.contains("engine_error"), "{answer}");
         let expected = door.tree(FAILED, door.late(500));
-        // The client is told before the step that hangs has ended.
-        traced.is(&trace, &expected).await;
+        ends_last(&traced.is(&trace, &expected).await);
     }
 }
 
@@ -260,81 +253,4 @@ async fn policies_that_fail_open_and_closed() {
                 .await;
         }
     }
-}
-
-/// The routes around a chat have a server span of their own, and a client's mistake fails none.
-#[tokio::test]
-async fn around_a_chat() {
-    let traced = Traced::start(&[]).await;
-    let (client, base) = (&traced.server.client, &traced.server.base);
-    let told = super::trace_of;
-    let drawn = |method: &str, route: &str, status: u16, outcome: &str| {
-        format!(
-            "{method} {route} SERVER http.response.status_code={status} http.route=\"{route}\" stent.outcome=\"{outcome}\"\n"
-        )
-    };
-    let models = client
-        .get(format!("{base}/v1/models"))
-        .send()
-        .await
-        .unwrap();
-    traced
-        .is(&told(&models), &drawn("GET", "/v1/models", 200, "ok"))
-        .await;
-    let session = format!("{base}/sessions/nobody");
-    let route = "/sessions/{id}";
-    let none = client.get(&session).send().await.unwrap();
-    traced
-        .is(&told(&none), &drawn("GET", route, 404, "error"))
-        .await;
-    let none = client.delete(&session).send().await.unwrap();
-    traced
-        .is(&told(&none), &drawn("DELETE", route, 404, "error"))
-        .await;
-    let wrong = traced.server.post("/chat", json!({ "message": 3 })).await;
-    assert_eq!(wrong.status(), 400);
-    traced
-        .is(&told(&wrong), &drawn("POST", "/chat", 400, "error"))
-        .await;
-}
-
-/// The head of a stream leaves at once; its span ends when the last byte has left.
-#[tokio::test]
-async fn the_server_span_ends_with_the_last_byte() {
-    // More than the sockets' buffers hold.
-    let word = "w".repeat(60_000);
-    let text = vec![word; 300].join(" ");
-    let traced = {
-        let write = move |policies: &std::path::Path| {
-            let file = format!("[engine.script]\ntext = \"{text}\"\n");
-            std::fs::write(policies.with_file_name("stent.toml"), file).unwrap();
-        };
-        Traced::with(&["cache.store=off"], write).await
-    };
-    let mut answer = traced.ask("hello", "one").await;
-    let trace = super::trace_of(&answer);
-    answer.chunk().await.unwrap().unwrap();
-    slot(&traced, "the engine has said all", |s| {
-        s["totals"]["generated"].as_u64() >= Some(300)
-    })
-    .await;
-    // Batches leave once a second, so that the span of the run tells that this one could have come.
-    let before = traced.spans(&trace, 8).await;
-    assert!(
-        before.iter().all(|span| span.kind != "SERVER"),
-        "{before:#?}"
-    );
-    let resumed = std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .unwrap()
-        .as_nanos();
-    while answer.chunk().await.unwrap().is_some() {}
-    let (receiver, id) = (traced.receiver.clone(), trace.clone());
-    let root = tokio::task::spawn_blocking(move || receiver.server(&id))
-        .await
-        .unwrap();
-    assert!(
-        u128::from(root.end) > resumed,
-        "it ended before its last byte was read"
-    );
 }

@@ -30,7 +30,10 @@ pub fn load(file: &Path) -> bool {
 pub fn child_main(file: &Path) -> ExitCode {
     // SAFETY: a null callback argument is allowed; the callback ignores what it gets.
     unsafe { ggml::ggml_log_set(Some(silent), std::ptr::null_mut()) };
-    let works = load(file) && multiplies_right();
+    let works = match file == Path::new(super::OWN) {
+        true => own_multiply_right(),
+        false => load(file) && multiplies_right(),
+    };
     if works {
         ExitCode::SUCCESS
     } else {
@@ -39,6 +42,25 @@ pub fn child_main(file: &Path) -> ExitCode {
 }
 
 unsafe extern "C" fn silent(_: ggml::ggml_log_level, _: *const std::ffi::c_char, _: *mut c_void) {}
+
+/// Stent's own kernels, with every number of rows that they have.
+fn own_multiply_right() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        use crate::engine::kernels;
+        let device = kernels::device();
+        // SAFETY: the device lives as long as the process; the backend is checked for null before
+        // its use.
+        unsafe {
+            let backend = ggml::ggml_backend_dev_init(device, std::ptr::null());
+            let right =
+                |kind| (1..=9).all(|rows| multiply(backend, kernels::buffer_type(), kind, rows));
+            !backend.is_null() && right(ggml::GGML_TYPE_Q4_K) && right(ggml::GGML_TYPE_Q6_K)
+        }
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
 
 fn multiplies_right() -> bool {
     // SAFETY: only ggml objects made in this function are passed on, each is checked for null before
@@ -116,7 +138,11 @@ unsafe fn multiply(
         let b = ggml::ggml_new_tensor_2d(computed, ggml::GGML_TYPE_F32, WIDTH, rows);
         let out = ggml::ggml_mul_mat(computed, a, b);
         if ggml::ggml_backend_alloc_ctx_tensors_from_buft(stored, buffers).is_null()
-            || ggml::ggml_backend_alloc_ctx_tensors(computed, backend).is_null()
+            || ggml::ggml_backend_alloc_ctx_tensors_from_buft(
+                computed,
+                ggml::ggml_backend_cpu_buffer_type(),
+            )
+            .is_null()
         {
             return false;
         }

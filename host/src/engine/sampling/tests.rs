@@ -14,6 +14,7 @@ fn greedy() -> Sampling {
         logit_bias: Vec::new(),
         grammar: None,
         seed: 1,
+        logprobs: None,
     }
 }
 

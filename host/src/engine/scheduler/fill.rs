@@ -40,7 +40,8 @@ impl Scheduler {
                 let most = lookup::MOST.min(work.max_tokens - *drawn - 1);
                 let mut guessed = lookup::guess(context, *next, most);
                 if !guessed.is_empty() {
-                    guessed.truncate(lookup.length(guesses(cost, running, guessed.len())));
+                    let lengths = guesses(cost, running, guessed.len(), self.limits.max_rows);
+                    guessed.truncate(lookup.length(lengths));
                     tokens.extend(guessed);
                 }
             }
@@ -110,11 +111,14 @@ impl Scheduler {
                     .is_some_and(|w| w.session.as_ref() == Some(session))
             })
         };
-        let begun = self
+        while let Some(at) = self
             .ahead
             .iter()
-            .position(|ahead| !answered(&self.slots, &ahead.session));
-        while let Some(mut ahead) = begun.and_then(|at| self.ahead.remove(at)) {
+            .position(|ahead| !answered(&self.slots, &ahead.session))
+        {
+            let Some(mut ahead) = self.ahead.remove(at) else {
+                return;
+            };
             let seq = ahead.seq.or_else(|| {
                 let total = ahead.tokens.len();
                 let want = Want {
@@ -162,7 +166,7 @@ impl Scheduler {
         let floor = match self.limits.budget {
             _ if rows > self.limits.slots => 0,
             Some(_) => group.max(rows + group) / group * group,
-            None => BLOCK,
+            None => (rows + group).next_multiple_of(BLOCK),
         };
         let chunk = total.max(floor).saturating_sub(rows);
         chunk.min(left).min(most)
@@ -208,12 +212,18 @@ fn feed(plan: &mut Plan, seq: SeqId, from: usize, tokens: &[Token]) {
     plan.rows.extend(rows);
 }
 
-/// How many tokens each of `running` answers may guess so that the step has a size that the kernels
-/// like, and the time of that step over one without guesses. Sizes that were never measured count
+/// How many tokens each of `running` answers may guess so that the step has a size of at most `rows`
+/// that the kernels like, and the time of that step over one without guesses. Sizes that were never measured count
 /// as their neighbours say, so that they are tried.
-fn guesses(cost: &Cost, running: usize, most: usize) -> impl Iterator<Item = (usize, f64)> {
+fn guesses(
+    cost: &Cost,
+    running: usize,
+    most: usize,
+    rows: usize,
+) -> impl Iterator<Item = (usize, f64)> {
     let without = cost.seconds(running);
-    [4, 8, BLOCK].into_iter().filter_map(move |rows| {
+    let sizes = [4, 8, BLOCK].into_iter().filter(move |&size| size <= rows);
+    sizes.filter_map(move |rows| {
         let length = (rows / running).checked_sub(1)?;
         let ratio = match (without, cost.seconds(rows)) {
             (Some(without), Some(with)) => with / without,

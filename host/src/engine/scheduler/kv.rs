@@ -84,6 +84,8 @@ pub struct Kv {
     seqs: Vec<Seq>,
     parked: HashMap<SessionKey, Parked>,
     tickets: Ticket,
+    /// Sequences that may still be parked before the next step.
+    parks: usize,
     ops: Vec<Op>,
 }
 
@@ -116,6 +118,7 @@ impl Kv {
             seqs,
             parked: HashMap::new(),
             tickets: 0,
+            parks: usize::MAX,
             ops: Vec::new(),
         }
     }
@@ -123,6 +126,11 @@ impl Kv {
     /// What llama.cpp must do before the next step, in this order.
     pub fn take_ops(&mut self) -> Vec<Op> {
         std::mem::take(&mut self.ops)
+    }
+
+    /// How many sequences may be parked to make room before the next step.
+    pub fn allow_parks(&mut self, parks: usize) {
+        self.parks = parks;
     }
 
     pub fn push(&mut self, op: Op) {
@@ -156,7 +164,7 @@ impl Kv {
     }
 
     /// Hands out a sequence that starts with as much of `want.tokens` as is there, with room for
-    /// `want.total` tokens reserved. `None` changes nothing: there is no room now.
+    /// `want.total` tokens reserved. `None`: there is no room now; asked again, there is more.
     pub fn acquire(&mut self, want: Want<'_>, now: Time) -> Option<Acquired> {
         let (source, cached) = self.source(&want);
         let (head, shared) = match source {
@@ -172,7 +180,15 @@ impl Kv {
         let whole = if source == Source::Parked { parked } else { 0 };
         let need = (want.total - shared).max(whole);
         if self.floor(head) + need > self.pool.cells as usize {
+            return self.acquire_anew(want, source, now);
+        }
+        let mine = want.key.and_then(|key| self.resident(key));
+        if !self.room_for(need, mine, head) {
             return None;
+        }
+        if source == Source::Parked && want.key.is_none_or(|key| !self.parked.contains_key(key)) {
+            // What was parked to make room took its place in RAM.
+            return self.acquire(want, now);
         }
         // From here on nothing fails. The books come first, then room, then the KV itself.
         let restored = match source {
@@ -217,6 +233,17 @@ impl Kv {
         Some(Acquired { seq, cached })
     }
 
+    /// With what the session has there is no room. Where nobody is busy nobody will make any: then what
+    /// it has is in its own way (the whole head under a few common tokens), and goes.
+    fn acquire_anew(&mut self, want: Want<'_>, source: Source, now: Time) -> Option<Acquired> {
+        let busy = self.seqs.iter().any(|seq| matches!(seq, Seq::Busy { .. }));
+        if busy || !matches!(source, Source::Resident(_) | Source::Parked) {
+            return None;
+        }
+        self.forget(want.key?);
+        self.acquire(want, now)
+    }
+
     /// Tokens whose KV was computed in the last step.
     pub fn extend(&mut self, seq: SeqId, tokens: &[Token]) {
         if let Seq::Busy { body, .. } | Seq::Idle { body, .. } = &mut self.seqs[index(seq)] {
@@ -254,7 +281,7 @@ impl Kv {
                     body,
                     used: now,
                 };
-                while self.idle_count() > self.pool.idle && self.evict(false) {}
+                while self.idle_count() > self.pool.idle && self.evict(false, &[]) {}
             }
             _ => {
                 self.leave_head(body.head);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::kv::MAX_HEADS;
-use crate::types::{SessionKey, Token};
+use crate::types::{SessionKey, TenantId, Token};
 
 /// Time since the engine started.
 pub type Time = Duration;
@@ -50,6 +50,8 @@ impl Limits {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub id: JobId,
+    /// Whose usage counts, with or without a session.
+    pub tenant: TenantId,
     pub session: Option<SessionKey>,
     pub prompt: Arc<[Token]>,
     /// Leading tokens whose KV may be shared with everybody.
@@ -98,6 +100,7 @@ pub struct Sample {
 pub struct Started {
     pub id: JobId,
     pub slot: usize,
+    pub seq: SeqId,
     pub cached: usize,
 }
 

@@ -127,6 +127,7 @@ impl Machine {
         self.jobs += 1;
         let request = Request {
             id: self.jobs,
+            tenant: self.people[who].key.tenant.clone(),
             session: Some(self.people[who].key.clone()),
             prompt: prompt.into(),
             head: SYSTEM,

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use super::lookup::Lookup;
 use super::plan::{JobId, SeqId, Time};
-use crate::types::{SessionKey, Token};
+use crate::types::{SessionKey, TenantId, Token};
 
 /// What a slot needs to know of its job.
 #[derive(Debug)]
 pub struct Work {
     pub id: JobId,
+    pub tenant: TenantId,
     pub session: Option<SessionKey>,
     pub seq: SeqId,
     pub prompt: Arc<[Token]>,

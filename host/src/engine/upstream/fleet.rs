@@ -1,16 +1,13 @@
-//! The upstreams: which of them can be used, what each is doing, and who gets the next request.
+//! The upstreams together: which of them gets the next request.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use moka::sync::Cache;
-use reqwest::{Client, RequestBuilder};
-use serde::Deserialize;
-use tokio_util::sync::CancellationToken;
+use reqwest::Client;
 
-use super::circuit::Circuit;
-use super::settings::{Secret, Target, shown};
+use super::server::{Trip, Upstream};
 use crate::engine::UpstreamStatus;
 use crate::engine::settings::Settings;
 use crate::types::SessionKey;
@@ -25,32 +22,6 @@ pub struct Fleet {
     last: Cache<SessionKey, usize>,
 }
 
-/// One server.
-pub struct Upstream {
-    pub url: String,
-    key: Option<Secret>,
-    weight: u32,
-    health_timeout: Duration,
-    circuit: Mutex<Circuit>,
-    reachable: AtomicBool,
-    /// What the last health check or request found wrong.
-    problem: Mutex<Option<String>>,
-    /// The first model that it lists.
-    model: Mutex<Option<String>>,
-    outstanding: AtomicU32,
-    pub requests: AtomicU64,
-    pub failures: AtomicU64,
-    pub read: AtomicU64,
-    pub written: AtomicU64,
-}
-
-/// A request on its way to an upstream; counted until dropped.
-pub struct Trip {
-    pub index: usize,
-    pub upstream: Arc<Upstream>,
-    decided: bool,
-}
-
 impl Fleet {
     pub fn new(settings: &Settings) -> Result<Self, String> {
         crate::tls::install();
@@ -62,29 +33,12 @@ impl Fleet {
             .user_agent(concat!("stent/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| format!("engine.upstreams: no HTTP client: {error}"))?;
-        let upstream = |target: &Target| {
-            Ok(Arc::new(Upstream {
-                url: target.url.clone(),
-                key: key(target)?,
-                weight: target.weight,
-                health_timeout: own.connect_timeout + Duration::from_secs(1),
-                circuit: Mutex::new(Circuit::new(own.failures, own.cooldown)),
-                reachable: AtomicBool::new(false),
-                problem: Mutex::new(Some("not asked yet".into())),
-                model: Mutex::new(None),
-                outstanding: AtomicU32::new(0),
-                requests: AtomicU64::new(0),
-                failures: AtomicU64::new(0),
-                read: AtomicU64::new(0),
-                written: AtomicU64::new(0),
-            }))
-        };
         Ok(Self {
             client,
             upstreams: settings
                 .upstreams
                 .iter()
-                .map(upstream)
+                .map(|target| Upstream::new(target, own).map(Arc::new))
                 .collect::<Result<_, String>>()?,
             last: Cache::builder()
                 .max_capacity(MOST_SESSIONS)
@@ -117,31 +71,18 @@ impl Fleet {
         let now = Instant::now();
         let open = |index: &usize| {
             let upstream = &self.upstreams[*index];
-            !tried.contains(index)
-                && upstream.reachable.load(Relaxed)
-                && upstream.circuit().allows(now)
+            !tried.contains(index) && upstream.can_be_used(now)
         };
         let at_home = session.and_then(|s| self.last.get(s)).filter(|i| open(i));
         let index = at_home.or_else(|| {
             let load = |&index: &usize| {
                 let upstream = &self.upstreams[index];
-                // Outstanding requests by weight, as a fraction of whole numbers.
-                let busy = u64::from(upstream.outstanding.load(Relaxed)) + 1;
-                let by_weight = busy * 1_000_000 / u64::from(upstream.weight);
                 // Equals take turns.
-                (by_weight, upstream.requests.load(Relaxed))
+                (upstream.load(), upstream.requests.load(Relaxed))
             };
             (0..self.upstreams.len()).filter(open).min_by_key(load)
         })?;
-        let upstream = Arc::clone(&self.upstreams[index]);
-        upstream.circuit().begin();
-        upstream.outstanding.fetch_add(1, Relaxed);
-        upstream.requests.fetch_add(1, Relaxed);
-        Some(Trip {
-            index,
-            upstream,
-            decided: false,
-        })
+        Some(Trip::begin(index, &self.upstreams[index]))
     }
 
     /// The session's answer comes from there.
@@ -166,173 +107,10 @@ impl Fleet {
     }
 }
 
-/// The key of the configuration, or of the file that it names.
-fn key(target: &Target) -> Result<Option<Secret>, String> {
-    let Some(file) = &target.key_file else {
-        return Ok(target.key.clone());
-    };
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        format!(
-            "engine.upstreams: key_file {}: {error}, expected a file with the key",
-            file.display()
-        )
-    })?;
-    Ok(Some(Secret::new(text.trim())))
-}
-
-#[derive(Deserialize)]
-struct Models {
-    data: Vec<ModelEntry>,
-}
-
-#[derive(Deserialize)]
-struct ModelEntry {
-    id: String,
-}
-
-/// Checks an upstream again and again, until `stop`.
-pub async fn watch(
-    upstream: Arc<Upstream>,
-    client: Client,
-    every: Duration,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-        }
-        upstream.check(&client).await;
-    }
-}
-
-impl Upstream {
-    /// The request with the upstream's key.
-    pub fn authorised(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.key {
-            Some(key) => request.bearer_auth(key.reveal()),
-            None => request,
-        }
-    }
-
-    /// Asks for the models, which every server of this kind lists.
-    async fn check(&self, client: &Client) {
-        let request = client
-            .get(format!("{}/models", self.url))
-            .timeout(self.health_timeout);
-        let found = match self.authorised(request).send().await {
-            Err(error) => Err(plain(&error)),
-            Ok(response) if !response.status().is_success() => {
-                Err(format!("/models answers {}", response.status().as_u16()))
-            }
-            Ok(response) => Ok(response.json::<Models>().await.ok()),
-        };
-        match found {
-            Ok(models) => {
-                if !self.reachable.swap(true, Relaxed) {
-                    tracing::info!(upstream = shown(&self.url), "this upstream can be used");
-                }
-                *locked(&self.problem) = None;
-                let first = models.and_then(|models| models.data.into_iter().next());
-                *locked(&self.model) = first.map(|model| model.id);
-            }
-            Err(problem) => {
-                let again = locked(&self.problem).as_deref() == Some(&*problem);
-                if self.reachable.swap(false, Relaxed) || !again {
-                    tracing::warn!(
-                        upstream = shown(&self.url),
-                        problem,
-                        "this upstream cannot be used"
-                    );
-                }
-                *locked(&self.problem) = Some(problem);
-            }
-        }
-    }
-
-    pub fn model(&self) -> Option<String> {
-        locked(&self.model).clone()
-    }
-
-    fn circuit(&self) -> MutexGuard<'_, Circuit> {
-        locked(&self.circuit)
-    }
-
-    fn status(&self) -> UpstreamStatus {
-        let circuit = self.circuit();
-        let reachable = self.reachable.load(Relaxed);
-        UpstreamStatus {
-            url: shown(&self.url),
-            healthy: reachable && circuit.allows(Instant::now()),
-            circuit: circuit.name(),
-            problem: locked(&self.problem).clone(),
-            outstanding: self.outstanding.load(Relaxed),
-            requests: self.requests.load(Relaxed),
-            failures: self.failures.load(Relaxed),
-        }
-    }
-}
-
-impl Trip {
-    /// A word came.
-    pub fn succeeded(&mut self) {
-        self.decided = true;
-        self.upstream.circuit().succeeded();
-    }
-
-    /// The upstream is to blame. Its own words may repeat what somebody asked: they stand behind a
-    /// colon and are not logged.
-    pub fn failed(&mut self, problem: &str) {
-        self.decided = true;
-        let problem = problem.split(": ").next().unwrap_or_default();
-        let upstream = &self.upstream;
-        upstream.failures.fetch_add(1, Relaxed);
-        let mut circuit = upstream.circuit();
-        let before = circuit.name();
-        circuit.failed(Instant::now());
-        let opened = before != "open" && circuit.name() == "open";
-        tracing::warn!(
-            upstream = shown(&upstream.url),
-            problem,
-            opened,
-            "a request to an upstream failed"
-        );
-    }
-
-    pub fn name(&self) -> String {
-        shown(&self.upstream.url)
-    }
-}
-
-impl Drop for Trip {
-    fn drop(&mut self) {
-        self.upstream.outstanding.fetch_sub(1, Relaxed);
-        if !self.decided {
-            self.upstream.circuit().undecided(Instant::now());
-        }
-    }
-}
-
-/// The innermost cause: reqwest's own words repeat the address, which may be long.
-pub fn plain(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".into();
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
-}
-
-/// A poisoned lock is taken all the same: every change under it is a single assignment.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::upstream::settings::Target;
     use crate::types::{SessionId, TenantId};
 
     fn fleet(weights: &[u32]) -> Fleet {
@@ -350,7 +128,7 @@ mod tests {
         };
         let fleet = Fleet::new(&settings).unwrap();
         for upstream in &fleet.upstreams {
-            upstream.reachable.store(true, Relaxed);
+            upstream.reach(true);
         }
         fleet
     }
@@ -381,7 +159,7 @@ mod tests {
             .collect();
         assert_eq!(fleet.status()[1].outstanding, 4);
         assert_eq!(fleet.choose(Some(&session("s")), &[1]).unwrap().index, 0);
-        fleet.upstreams[1].reachable.store(false, Relaxed);
+        fleet.upstreams[1].reach(false);
         assert_eq!(fleet.choose(Some(&session("s")), &[]).unwrap().index, 0);
         assert!(fleet.choose(None, &[0]).is_none());
     }
@@ -395,23 +173,5 @@ mod tests {
         assert!(fleet.choose(None, &[]).is_none());
         let status = &fleet.status()[0];
         assert_eq!((status.circuit, status.healthy), ("open", false));
-    }
-
-    #[test]
-    fn a_mounted_key_is_read_and_a_missing_one_is_named() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "s3cret\n").unwrap();
-        let target = |path: &std::path::Path| Target {
-            url: "http://a/v1".into(),
-            key: None,
-            key_file: Some(path.to_owned()),
-            weight: 1,
-        };
-        assert_eq!(
-            key(&target(file.path())).unwrap().unwrap().reveal(),
-            "s3cret"
-        );
-        let missing = key(&target(std::path::Path::new("/nowhere/key")));
-        assert!(missing.unwrap_err().contains("/nowhere/key"));
     }
 }

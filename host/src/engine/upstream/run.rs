@@ -11,14 +11,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use super::fleet::{Trip, plain};
 use super::places::Place;
+use super::server::{Trip, plain};
 use super::wire::{self, Frame, Lines, Usage};
 use super::{Shared, unsupported};
-use crate::engine::text::Assembler;
+use crate::engine::likely::Waiting;
+use crate::engine::text::{Assembler, Piece};
 use crate::engine::{EngineError, Event, Job, Outcome};
 use crate::trace::{spans, traceresponse};
-use crate::types::{Finish, SlotPermit, Special};
+use crate::types::{Finish, Logprob, SlotPermit, Special};
 
 /// An answer in the making.
 struct Answer {
@@ -27,6 +28,7 @@ struct Answer {
     events: UnboundedSender<Event>,
     place: Place,
     text: Assembler,
+    likely: Waiting,
     submitted: Instant,
     started: Instant,
     /// When the first words came.
@@ -99,6 +101,7 @@ async fn answer(shared: Arc<Shared>, job: &Job, events: &UnboundedSender<Event>)
     let mut answer = Answer {
         prefill: Some(spans::prefill(&job.span, place.slot, prompt, 0)),
         text: Assembler::new(job.stop.clone()),
+        likely: Waiting::default(),
         shared,
         job: job.clone(),
         events: events.clone(),
@@ -237,12 +240,19 @@ impl Answer {
                     }
                     Frame::Piece {
                         text,
+                        logprobs,
                         finish: end,
                         usage,
                     } => {
                         self.usage = usage.or(self.usage);
                         finish = end.or(finish);
-                        if !text.is_empty() && self.say(&text, trip) {
+                        let asked = self.job.sampling.logprobs.is_some();
+                        if asked && self.first.is_none() && !text.is_empty() && logprobs.is_empty()
+                        {
+                            return Err("it tells no log probabilities".into());
+                        }
+                        let says = !text.is_empty() || asked && !logprobs.is_empty();
+                        if says && self.say(&text, logprobs, trip) {
                             // Dropping the response ends the work there.
                             return Ok(Finish::Stop);
                         }
@@ -257,7 +267,7 @@ impl Answer {
     }
 
     /// Passes text on; true when a stop sequence was met.
-    fn say(&mut self, text: &str, trip: &mut Trip) -> bool {
+    fn say(&mut self, text: &str, logprobs: Vec<Logprob>, trip: &mut Trip) -> bool {
         if self.first.is_none() {
             self.first = Some(Instant::now());
             trip.succeeded();
@@ -280,8 +290,8 @@ impl Answer {
             let seconds = since.map_or(0.0, |since| since.elapsed().as_secs_f32());
             slot.tokens_per_second = (pieces - 1) as f32 / seconds.max(1e-6);
         });
-        let (piece, stopped) = self.text.push(0, text.as_bytes());
-        self.pass_on(piece.text);
+        let (piece, stopped) = self.take_in(text, logprobs);
+        self.pass_on(piece);
         if stopped {
             // What is held back belongs to the stop sequence.
             self.text = Assembler::new(Vec::new());
@@ -289,19 +299,47 @@ impl Answer {
         stopped
     }
 
-    fn pass_on(&self, text: String) {
-        if text.is_empty() {
+    /// Puts the text behind what was said before: token by token where the upstream told the tokens
+    /// that it consists of, so that each leaves with its own.
+    fn take_in(&mut self, text: &str, logprobs: Vec<Logprob>) -> (Piece, bool) {
+        let told = logprobs.iter().flat_map(|one| &one.drawn.bytes);
+        if logprobs.is_empty() || !told.copied().eq(text.bytes()) {
+            self.likely.push(logprobs);
+            return self.text.push(0, text.as_bytes());
+        }
+        let mut all = Piece::default();
+        for one in logprobs {
+            let (piece, stopped) = self.text.push(0, &one.drawn.bytes);
+            self.likely.push(vec![one]);
+            all.text += &piece.text;
+            all.tokens.extend(piece.tokens);
+            if stopped {
+                return (all, true);
+            }
+        }
+        (all, false)
+    }
+
+    /// The ids are those of this gateway's own vocabulary.
+    fn pass_on(&mut self, piece: Piece) {
+        let logprobs = self.likely.take(piece.tokens.len());
+        let text = piece.text;
+        if text.is_empty() && logprobs.is_empty() {
             return;
         }
         let tokenizer = &self.shared.vocabulary.tokenizer;
         let tokens = tokenizer.encode(&text, Special::AsText);
-        let _ = self.events.send(Event::Text { text, tokens });
+        let _ = self.events.send(Event::Text {
+            text,
+            tokens,
+            logprobs,
+        });
     }
 
     /// The end: what was held back is said, and the spans are closed.
     fn outcome(mut self, finish: Finish) -> Outcome {
         let rest = std::mem::replace(&mut self.text, Assembler::new(Vec::new())).finish();
-        self.pass_on(rest.text);
+        self.pass_on(rest);
         let now = Instant::now();
         let first = self.first.unwrap_or(now);
         let prompt = u32::try_from(self.job.prompt.len()).unwrap_or(u32::MAX);

@@ -10,9 +10,10 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::types::units::duration;
+use crate::types::wording;
 
 /// One server: a URL, or a table with more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     /// Up to and with `/v1`.
     pub url: String,
@@ -54,6 +55,7 @@ impl Serialize for Secret {
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
+    #[serde(serialize_with = "wording::hide_login")]
     url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Secret>,
@@ -113,6 +115,17 @@ impl Serialize for Target {
             weight: self.weight,
         }
         .serialize(s)
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target")
+            .field("url", &wording::without_login(&self.url))
+            .field("key", &self.key)
+            .field("key_file", &self.key_file)
+            .field("weight", &self.weight)
+            .finish()
     }
 }
 
@@ -193,6 +206,7 @@ pub fn validate(targets: &[Target], settings: &Settings) -> Result<(), String> {
                 && url.has_host()
                 && url.query().is_none()
                 && url.username().is_empty()
+                && url.password().is_none()
         });
         if !good {
             return Err(format!(
@@ -288,6 +302,11 @@ mod tests {
         assert!(check(&[target("host:8000")]).is_err());
         let secret = check(&[target("http://user:pass@host/v1")]).unwrap_err();
         assert!(!secret.contains("pass"), "{secret}");
+        let nameless = check(&[target("http://:pass@host/v1")]).unwrap_err();
+        assert!(!nameless.contains("pass"), "{nameless}");
+        let shown = target("http://user:pass@host/v1");
+        let printed = format!("{shown:?} {}", serde_json::to_string(&shown).unwrap());
+        assert!(!printed.contains("pass"), "{printed}");
         assert_eq!(check(&[target("http://host:8000/v1")]), Ok(()));
         let tokens = Settings {
             api: Api::Tokens,

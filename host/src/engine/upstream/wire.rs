@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Shared;
 use super::settings::Api;
 use crate::engine::Job;
-use crate::types::{Finish, Role, Sampling};
+use crate::types::{Finish, Likely, Logprob, Role, Sampling};
 
 /// OpenAI's servers accept so many; the rest is watched for here, as all of them are.
 const MOST_STOPS: usize = 4;
@@ -70,6 +70,10 @@ fn sampling(body: &mut Value, how: &Sampling) {
         body["repeat_penalty"] = how.repeat_penalty.into();
         body["repetition_penalty"] = how.repeat_penalty.into();
     }
+    if let Some(most) = how.logprobs {
+        body["logprobs"] = true.into();
+        body["top_logprobs"] = most.into();
+    }
     if !how.logit_bias.is_empty() {
         let biases = how.logit_bias.iter();
         let biases = biases.map(|(token, bias)| (token.to_string(), Value::from(*bias)));
@@ -83,6 +87,8 @@ pub enum Frame {
     /// Text, if any, and why the answer ended, once it did.
     Piece {
         text: String,
+        /// Of the tokens of this text, where they were asked for and the server tells them.
+        logprobs: Vec<Logprob>,
         finish: Option<Finish>,
         usage: Option<Usage>,
     },
@@ -109,12 +115,45 @@ struct Chunk {
 struct Choice {
     text: Option<String>,
     delta: Option<Delta>,
+    logprobs: Option<Told>,
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Delta {
     content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Told {
+    content: Option<Vec<One>>,
+}
+
+#[derive(Deserialize)]
+struct One {
+    token: String,
+    bytes: Option<Vec<u8>>,
+    #[serde(default)]
+    logprob: f32,
+    #[serde(default)]
+    top_logprobs: Vec<One>,
+}
+
+impl One {
+    fn likely(self) -> Likely {
+        Likely {
+            bytes: self.bytes.unwrap_or_else(|| self.token.into_bytes()),
+            logprob: self.logprob,
+        }
+    }
+
+    fn read(mut self) -> Logprob {
+        let top = std::mem::take(&mut self.top_logprobs);
+        Logprob {
+            drawn: self.likely(),
+            top: top.into_iter().map(One::likely).collect(),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -145,7 +184,10 @@ pub fn frame(data: &str) -> Frame {
         return Frame::Error(message(&error));
     }
     let mut piece = (String::new(), None);
+    let mut logprobs = Vec::new();
     if let Some(choice) = chunk.choices.into_iter().next() {
+        let told = choice.logprobs.and_then(|told| told.content);
+        logprobs.extend(told.into_iter().flatten().map(One::read));
         let delta = choice.delta.and_then(|delta| delta.content);
         piece.0 = delta.or(choice.text).unwrap_or_default();
         piece.1 = choice.finish_reason.as_deref().map(|reason| match reason {
@@ -156,6 +198,7 @@ pub fn frame(data: &str) -> Frame {
     }
     Frame::Piece {
         text: piece.0,
+        logprobs,
         finish: piece.1,
         usage: chunk.usage.map(|usage| Usage {
             prompt: usage.prompt_tokens,
@@ -215,6 +258,7 @@ mod tests {
     fn chunks_of_every_server_are_read() {
         let piece = |text: &str, finish| Frame::Piece {
             text: text.into(),
+            logprobs: Vec::new(),
             finish,
             usage: None,
         };
@@ -253,6 +297,14 @@ mod tests {
             }
         ));
         assert!(matches!(frame("<html>"), Frame::Error(_)));
+        let told = r#"{"choices":[{"delta":{"content":"é"},"logprobs":{"content":[
+            {"token":"é","logprob":-0.5,"bytes":null,"top_logprobs":[{"token":"\\xc3","logprob":-1,"bytes":[195]}]}
+        ]}}]}"#;
+        let Frame::Piece { logprobs, .. } = frame(told) else {
+            panic!("no piece")
+        };
+        assert_eq!(logprobs[0].drawn.bytes, "é".as_bytes());
+        assert_eq!(logprobs[0].top[0].bytes, [195]);
     }
 
     #[test]

@@ -5,23 +5,25 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 
-use super::super::sampling::Sampler;
+use super::super::likely::Waiting;
+use super::super::sampling::{Sampler, Told};
 use super::super::text::{Assembler, Piece};
 use super::super::{EngineError, Event, Job, Outcome, SlotStatus};
+use super::open::Open;
 use crate::trace::spans;
-use crate::types::{Finish, SessionKey, SlotPermit, Token, Tokenizer};
+use crate::types::{Finish, Likely, Logprob, SessionKey, SlotPermit, Token, Tokenizer};
 
 /// A job that the worker knows. Every way out sends the last event after the permit is gone.
 pub struct Active {
     pub sampler: Sampler,
     text: Assembler,
     ready: Piece,
+    likely: Waiting,
     events: mpsc::UnboundedSender<Event>,
     cancel: CancellationToken,
     permit: SlotPermit,
-    span: Span,
+    spans: Open,
     session: Option<String>,
     prompt: u32,
     max_tokens: u32,
@@ -31,22 +33,19 @@ pub struct Active {
     state: State,
 }
 
-/// How far the job is, with the span that is open.
+/// How far the job is.
 enum State {
     Queued {
         told: Option<usize>,
-        _span: Span,
     },
     Prefill {
         slot: usize,
         since: Instant,
-        _span: Span,
     },
     Decode {
         slot: usize,
         started: Instant,
         since: Instant,
-        span: Span,
     },
 }
 
@@ -59,11 +58,11 @@ impl Active {
         sampler: Sampler,
         submitted: Instant,
     ) -> Self {
-        let span = spans::queue_wait(&job.span);
         Self {
             sampler,
             text: Assembler::new(job.stop),
             ready: Piece::default(),
+            likely: Waiting::default(),
             events,
             cancel,
             permit,
@@ -73,11 +72,8 @@ impl Active {
             cached: 0,
             output: 0,
             submitted,
-            state: State::Queued {
-                told: None,
-                _span: span,
-            },
-            span: job.span,
+            state: State::Queued { told: None },
+            spans: Open::queued(job.span),
         }
     }
 
@@ -97,9 +93,14 @@ impl Active {
         self.events.clone()
     }
 
+    /// Its spans, for whoever has to end them in this thread's place.
+    pub fn spans(&self) -> Open {
+        self.spans.clone()
+    }
+
     /// Tells the place in the queue when it changed.
     pub fn queued(&mut self, position: usize) {
-        if let State::Queued { told, .. } = &mut self.state
+        if let State::Queued { told } = &mut self.state
             && *told != Some(position)
         {
             *told = Some(position);
@@ -107,15 +108,20 @@ impl Active {
         }
     }
 
-    pub fn started(&mut self, slot: usize, cached: usize) {
-        self.cached = cached as u32;
-        let span = spans::prefill(&self.span, slot, self.prompt, self.cached);
-        let next = State::Prefill {
+    /// It has a slot.
+    pub fn place(&mut self, slot: usize) {
+        self.state = State::Prefill {
             slot,
             since: Instant::now(),
-            _span: span,
         };
-        self.turn(next);
+    }
+
+    /// Its prompt is read from the `cached`th token on.
+    pub fn started(&mut self, cached: usize) {
+        let Some(slot) = self.slot() else { return };
+        self.cached = cached as u32;
+        self.spans
+            .turn(|chat| spans::prefill(chat, slot, self.prompt, self.cached));
         let _ = self.events.send(Event::Started {
             slot,
             cached: self.cached,
@@ -124,21 +130,21 @@ impl Active {
 
     /// Takes in a drawn token; `Some` when the answer is over.
     pub fn drew(&mut self, token: Token, end: bool, tokenizer: &dyn Tokenizer) -> Option<Finish> {
-        if let State::Prefill { slot, since, .. } = self.state {
-            let started = since;
-            let span = spans::decode(&self.span, slot);
-            let next = State::Decode {
+        if let State::Prefill { slot, since } = self.state {
+            self.spans.turn(|chat| spans::decode(chat, slot));
+            self.state = State::Decode {
                 slot,
-                started,
+                started: since,
                 since: Instant::now(),
-                span,
             };
-            self.turn(next);
         }
         if end {
             return Some(Finish::Stop);
         }
         self.output += 1;
+        if let Some(told) = self.sampler.told() {
+            self.likely.push(vec![spelled(&told, tokenizer)]);
+        }
         let (piece, stopped) = self.text.push(token, &tokenizer.bytes(token));
         self.ready.text += &piece.text;
         self.ready.tokens.extend(piece.tokens);
@@ -154,15 +160,12 @@ impl Active {
     pub fn flush(&mut self) {
         let Piece { text, tokens } = std::mem::take(&mut self.ready);
         if !text.is_empty() || !tokens.is_empty() {
-            let _ = self.events.send(Event::Text { text, tokens });
+            let _ = self.events.send(Event::Text {
+                text,
+                logprobs: self.likely.take(tokens.len()),
+                tokens,
+            });
         }
-    }
-
-    /// The old state's span ends here, where its subscriber is known: the registry looks for it on
-    /// this thread when it lets go of the parent.
-    fn turn(&mut self, next: State) {
-        let old = std::mem::replace(&mut self.state, next);
-        spans::within(&self.span, || drop(old));
     }
 
     pub fn finish(mut self, finish: Finish) {
@@ -223,26 +226,27 @@ impl Active {
 
     /// The spans end before the last event is seen, so that a trace is whole when the answer is.
     fn leave(self, last: Option<Event>) {
-        if let State::Decode { span, since, .. } = &self.state {
-            spans::decode_done(span, self.output, since.elapsed());
-        }
-        let Self {
-            state,
-            span,
-            permit,
-            events,
-            ..
-        } = self;
-        let chat = span.clone();
-        spans::within(&chat, || {
-            drop(state);
-            drop(span);
+        self.spans.end(|stage| {
+            if let State::Decode { since, .. } = self.state {
+                spans::decode_done(stage, self.output, since.elapsed());
+            }
         });
-        drop(chat);
-        drop(permit);
+        drop(self.permit);
         if let Some(last) = last {
-            let _ = events.send(last);
+            let _ = self.events.send(last);
         }
+    }
+}
+
+/// The tokens as their bytes.
+fn spelled(told: &Told, tokenizer: &dyn Tokenizer) -> Logprob {
+    let likely = |&(token, logprob): &(Token, f32)| Likely {
+        bytes: tokenizer.bytes(token),
+        logprob,
+    };
+    Logprob {
+        drawn: likely(&told.drawn),
+        top: told.top.iter().map(likely).collect(),
     }
 }
 

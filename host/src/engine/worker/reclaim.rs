@@ -12,7 +12,7 @@ impl Worker<'_> {
     pub fn watch(&self, plan: &Plan) {
         let answers = plan.slots().into_iter().filter_map(|slot| {
             let active = self.active.values().find(|a| a.slot() == Some(slot))?;
-            Some((slot, active.events()))
+            Some((slot, active.events(), active.spans()))
         });
         self.shared.watch.begin(Step {
             stage: Stage::MovingKv,

@@ -8,9 +8,18 @@ use std::time::{Duration, Instant};
 use super::jobs::{self, Active};
 use super::watchdog::Stage;
 use super::{BLOCKED_POLL, Command, Device, OpError, Shared, Submitted};
-use crate::engine::scheduler::{Doing, Drawn, JobId, Op, Plan, Request, Scheduler, Time};
+use crate::engine::scheduler::{Doing, Drawn, JobId, Op, Plan, Request, Scheduler, SeqId, Time};
 use crate::engine::{EngineError, Totals};
 use crate::types::{Finish, Tokenizer};
+
+/// What came of a plan's work on the cache. If it is not whole the plan is void, and the next one knows
+/// more.
+enum Moved {
+    Whole,
+    /// These sequences could not be put back, and are empty.
+    Lost(Vec<SeqId>),
+    Broken,
+}
 
 /// The loop's state.
 pub struct Worker<'a> {
@@ -102,6 +111,7 @@ impl Worker<'_> {
         let id = self.next_id;
         let request = Request {
             id,
+            tenant: job.tenant.clone(),
             session: job.session.clone(),
             prompt: Arc::clone(&job.prompt),
             head: job.head as usize,
@@ -136,8 +146,7 @@ impl Worker<'_> {
         let plan = self.scheduler.plan(now);
         for started in &plan.started {
             if let Some(active) = self.active.get_mut(&started.id) {
-                self.totals.reused += started.cached as u64;
-                active.started(started.slot, started.cached);
+                active.place(started.slot);
             }
         }
         self.tell_positions(now);
@@ -147,9 +156,11 @@ impl Worker<'_> {
         }
         self.watch(&plan);
         let moved = self.apply(&plan);
-        if !moved || plan.rows.is_empty() {
+        self.tell_started(&plan, &moved);
+        let whole = matches!(moved, Moved::Whole);
+        if !whole || plan.rows.is_empty() {
             self.shared.watch.end();
-            return !moved || !plan.ops.is_empty();
+            return !whole || !plan.ops.is_empty();
         }
         self.shared.watch.enter(Stage::Computing);
         let begun = Instant::now();
@@ -185,9 +196,20 @@ impl Worker<'_> {
         true
     }
 
-    /// False: the plan is void, the next one knows more.
-    fn apply(&mut self, plan: &Plan) -> bool {
-        let mut whole = true;
+    /// Only now it is known what of a prompt is really there.
+    fn tell_started(&mut self, plan: &Plan, moved: &Moved) {
+        for started in &plan.started {
+            let lost = matches!(moved, Moved::Lost(seqs) if seqs.contains(&started.seq));
+            let cached = if lost { 0 } else { started.cached };
+            if let Some(active) = self.active.get_mut(&started.id) {
+                self.totals.reused += cached as u64;
+                active.started(cached);
+            }
+        }
+    }
+
+    fn apply(&mut self, plan: &Plan) -> Moved {
+        let mut lost = Vec::new();
         for &op in &plan.ops {
             match op {
                 Op::Park { .. } => self.totals.parks += 1,
@@ -202,15 +224,19 @@ impl Worker<'_> {
                         "a parked session could not be restored and is computed again"
                     );
                     self.scheduler.lost(seq);
-                    whole = false;
+                    lost.push(seq);
                 }
                 Err(OpError::Broken(reason)) => {
                     self.fail_all(&EngineError::Decode(reason));
-                    whole = false;
+                    return Moved::Broken;
                 }
             }
         }
-        whole
+        if lost.is_empty() {
+            Moved::Whole
+        } else {
+            Moved::Lost(lost)
+        }
     }
 
     fn draw(&mut self, plan: Plan, took: Duration) {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::types::{Finish, Special};
+use crate::types::{Finish, SessionId, Special, TenantId};
 
 /// What the device does next, said by the test.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,7 @@ enum Way {
     GoOn,
     HangInStep,
     HangInDraw,
+    PanicInDraw,
 }
 
 /// Hangs until it is released, as often as it is told to.
@@ -32,8 +33,11 @@ impl Hanging {
 }
 
 impl Device for Hanging {
-    fn apply(&mut self, _: Op) -> Result<(), OpError> {
-        Ok(())
+    fn apply(&mut self, op: Op) -> Result<(), OpError> {
+        match op {
+            Op::Restore { seq, .. } => Err(OpError::Lost(seq)),
+            _ => Ok(()),
+        }
     }
     fn step(&mut self, _: &[Row]) -> Result<(), String> {
         self.way = self.ways.try_recv().unwrap_or(Way::GoOn);
@@ -42,6 +46,7 @@ impl Device for Hanging {
     }
     fn draw(&mut self, _: usize, _: &mut Sampler) -> Result<Token, String> {
         self.hang(Way::HangInDraw);
+        assert!(self.way != Way::PanicInDraw, "told to");
         Ok(7)
     }
     fn is_end(&self, _: Token) -> bool {
@@ -85,13 +90,14 @@ impl Bench {
                 demo: false,
             },
             tokenizer: Arc::new(Letters),
+            no_logprobs: None,
             grammars: Box::new(|_| Err(EngineError::Grammar("none here".into()))),
             limits: Limits {
                 slots: 2,
                 context: 256,
                 cells: 512,
                 idle_sessions: 2,
-                park_bytes: 0,
+                park_bytes: 1 << 20,
                 token_bytes: 1,
                 max_rows: 64,
                 max_chunk: 16,
@@ -119,8 +125,16 @@ impl Bench {
     }
 
     fn submit(&self, prompt: usize) -> Running {
+        self.submit_for(None, prompt)
+    }
+
+    fn submit_for(&self, session: Option<&str>, prompt: usize) -> Running {
         let job = Job {
-            session: None,
+            tenant: TenantId::default(),
+            session: session.map(|name| SessionKey {
+                tenant: TenantId::default(),
+                session: SessionId::parse(name).unwrap(),
+            }),
             prompt: vec![5; prompt].into(),
             head: 0,
             messages: Vec::new(),
@@ -135,6 +149,7 @@ impl Bench {
                 logit_bias: Vec::new(),
                 grammar: None,
                 seed: 1,
+                logprobs: None,
             },
             max_tokens: 3,
             stop: Vec::new(),
@@ -224,6 +239,43 @@ fn a_prompt_whose_piece_hangs_is_reclaimed_too() {
 #[test]
 fn a_hanging_draw_is_seen_told_and_reclaimed() {
     stalls(Way::HangInDraw, 4, "drawing tokens from a step of 4 rows");
+}
+
+#[test]
+fn what_could_not_be_put_back_is_not_told_as_cached() {
+    let bench = Bench::new();
+    // Two stay in the cache; the first is parked.
+    for name in ["a", "b", "c"] {
+        last(bench.submit_for(Some(name), 40));
+    }
+    let mut again = bench.submit_for(Some("a"), 40);
+    let cached = loop {
+        match again.events.blocking_recv() {
+            Some(Event::Started { cached, .. }) => break cached,
+            Some(Event::Queued { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(cached, 0);
+    assert!(matches!(last(again), Event::Finished(_)));
+    let idle = |status: &Status| status.slots.iter().all(|slot| slot.state == "idle");
+    let totals = bench.until("it is over", idle).totals;
+    assert_eq!((totals.restores, totals.reused), (1, 0));
+}
+
+#[test]
+fn a_thread_that_panics_leaves_nobody_waiting() {
+    let bench = Bench::new();
+    bench.ways.send(Way::PanicInDraw).unwrap();
+    let mut lost = bench.submit(4);
+    while lost.events.blocking_recv().is_some() {}
+    let status = bench.until("the end is seen", |status| !status.ready);
+    assert_eq!(status.reason.unwrap(), EngineError::Stopped.to_string());
+    assert!(!bench.engine.alive());
+    assert!(matches!(
+        last(bench.submit(4)),
+        Event::Failed(EngineError::Stopped)
+    ));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Shared;
+use super::open::Open;
 use crate::engine::{EngineError, Event};
 
 /// The step that runs now.
@@ -29,8 +30,8 @@ pub struct Step {
     pub stage: Stage,
     pub since: Instant,
     pub rows: usize,
-    /// The answers that wait for it: their slots, and where each hears of its end.
-    pub answers: Vec<(usize, UnboundedSender<Event>)>,
+    /// The answers that wait for it: their slots, where each hears of its end, and their spans.
+    pub answers: Vec<(usize, UnboundedSender<Event>, Open)>,
     /// They have been told that it stalled.
     pub told: bool,
 }
@@ -46,7 +47,7 @@ impl Step {
         let slots: Vec<_> = self
             .answers
             .iter()
-            .map(|(slot, _)| slot.to_string())
+            .map(|(slot, ..)| slot.to_string())
             .collect();
         let slots = match slots.as_slice() {
             [] => "no slot".into(),
@@ -90,7 +91,9 @@ impl Watch {
         let text = stalled(step, limit)?;
         step.told = true;
         let stalled = step.since.elapsed();
-        for &(slot, ref events) in &step.answers {
+        for &(slot, ref events, ref open) in &step.answers {
+            // A trace shows where it hangs, whether or not the step ever comes back.
+            open.stalled();
             let _ = events.send(Event::Failed(EngineError::Stalled { slot, stalled }));
         }
         Some(text)

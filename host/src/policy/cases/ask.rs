@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Case, Expect};
+use super::Case;
+use super::expect::{Answer, Expect, With};
 use crate::policy::budget::Budget;
 use crate::policy::fault::RunError;
 use crate::policy::generation::Revision;
@@ -47,7 +48,7 @@ pub(super) async fn ask(
     case: &Case,
     revision: &Arc<Revision>,
     shared: &Arc<Shared>,
-) -> Result<Expect, RunError> {
+) -> Result<Answer, RunError> {
     let mut exchange = 0;
     let messages: Vec<Message> = case
         .messages
@@ -92,15 +93,24 @@ pub(super) async fn ask(
         Hook::Trim => {
             let budget = budget.map_err(|e| RunError::BadResult(e.to_string()))?;
             let trimmed = asked.trim(&messages, budget, case.previous_first).await;
-            Expect::Kept(trimmed.ok_or_else(missing)??.kept)
+            Expect::Kept(trimmed.ok_or_else(missing)??.kept).into()
         }
-        Hook::Prompt => Expect::Prompt(case_prompt(&asked, &messages).await.ok_or_else(missing)??),
+        Hook::Prompt => {
+            let built = case_prompt(&asked, &messages).await;
+            let (text, stop) = built.ok_or_else(missing)??;
+            let stop = Some(stop);
+            Expect::Prompt(text).with(With {
+                stop,
+                ..With::default()
+            })
+        }
         Hook::Guard => match asked.guard(&messages).await.ok_or_else(missing)?? {
             Verdict::Allow => Expect::Allow(true),
             Verdict::Rewrite(text) => Expect::Rewrite(text),
             Verdict::Reply(text) => Expect::Reply(text),
             Verdict::Refuse(text) => Expect::Refuse(text),
-        },
+        }
+        .into(),
         Hook::Cache if case.answer.is_some() => {
             let answer = case.answer.as_deref().unwrap_or_default();
             let outcome = case.outcome(&messages, &*asked.shared.tokenizer);
@@ -110,13 +120,22 @@ pub(super) async fn ask(
                 Some(ttl) => Expect::Store(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
                 None => Expect::Skip(true),
             }
+            .into()
         }
         Hook::Cache => match asked.decide(&messages).await.ok_or_else(missing)?? {
-            Lookup::Bypass => Expect::Lookup("bypass".into()),
-            Lookup::By(key) => match key.basis {
-                Basis::ExactPrompt => Expect::Lookup("exact-prompt".into()),
-                Basis::Parts(parts) => Expect::Parts(parts),
-            },
+            Lookup::Bypass => Expect::Lookup("bypass".into()).into(),
+            Lookup::By(key) => {
+                let basis = match key.basis {
+                    Basis::ExactPrompt => Expect::Lookup("exact-prompt".into()),
+                    Basis::Parts(parts) => Expect::Parts(parts),
+                };
+                basis.with(With {
+                    scope: Some(key.scope),
+                    // What came from a guest as milliseconds is some again.
+                    max_age_ms: u64::try_from(key.max_age.as_millis()).ok(),
+                    stop: None,
+                })
+            }
         },
         Hook::Filter => {
             let whole = filtered(&asked, &case.chunks, Some(case.finish)).await;
@@ -125,6 +144,7 @@ pub(super) async fn ask(
                 None => Expect::Emitted(emitted),
                 Some(reason) => Expect::Stopped { emitted, reason },
             }
+            .into()
         }
     })
 }

@@ -158,7 +158,7 @@ impl Reconciler {
         signature::verify(path, &bytes, &self.settings.trusted_keys)?;
         checks::pinned_out(&self.settings, sha256)?;
         way.enter("compile");
-        Ok(match self.compile(&bytes, sha256)? {
+        Ok(match self.compile(path, &bytes, sha256)? {
             Begun::Compiled(compiled) => Verified::Compiled(compiled),
             Begun::Running(job) => Verified::Compiling(job),
         })
@@ -175,12 +175,16 @@ impl Reconciler {
         match checks::is_shadow(&self.settings, path) {
             true => checks::shadowed(&self.settings, path, &compiled.hooks)?,
             false => {
-                checks::unheld(&mut compiled.hooks, |hook| self.history.held(hook, sha256))?;
+                checks::unheld(&mut compiled.hooks, |hook| {
+                    let config = digest(self.settings.config(hook).as_bytes());
+                    self.history.held(hook, sha256, &config)
+                })?;
                 checks::ordered(&self.settings, path, &mut compiled.hooks)?;
             }
         }
         checks::pinned(&self.settings, sha256, &compiled.hooks)?;
-        let revisions = self.revisions(&compiled, Origin::File(path.to_owned()), sha256, way)?;
+        let origin = Origin::File(path.to_owned());
+        let revisions = self.revisions(&compiled, origin, sha256, None, way)?;
         way.enter("cases");
         self.pass_cases(&revisions, path)?;
         way.enter("swap");
@@ -226,8 +230,12 @@ impl Reconciler {
     }
 
     /// Compiles a copy that nobody else writes to.
-    fn compile(&self, bytes: &[u8], sha256: &str) -> Result<Begun, Rejection> {
-        let kept = self.history.store(sha256, bytes);
+    fn compile(&self, path: &Path, bytes: &[u8], sha256: &str) -> Result<Begun, Rejection> {
+        let signature = match self.settings.trusted_keys.is_empty() {
+            true => None,
+            false => Some(folder::signature(path)),
+        };
+        let kept = self.history.store(sha256, bytes, signature.as_deref());
         kept.map_err(|e| Stage::Compile.reject(format!("its source could not be kept: {e}")))?;
         let source = self.history.source(sha256);
         let (core, limits) = (&self.core, &self.settings.limits);
@@ -256,12 +264,14 @@ impl Reconciler {
         }
     }
 
-    /// Probes the component for each of its hooks, with warm instances ready.
+    /// Probes the component for each of its hooks, with warm instances ready. `config`: another one
+    /// than the settings have today.
     pub(super) fn revisions(
         &self,
         compiled: &Compiled,
         origin: Origin,
         sha256: &str,
+        config: Option<&str>,
         way: &mut Way,
     ) -> Result<Vec<Arc<Revision>>, Rejection> {
         let core = &self.core;
@@ -272,10 +282,10 @@ impl Reconciler {
             limits: &Arc::new(self.settings.limits.clone()),
         };
         let mut probe = |&hook: &Hook| {
-            let config = serde_json::Value::Object(self.settings.hook(hook).config.clone());
+            let config = config.map_or_else(|| self.settings.config(hook), str::to_owned);
             let component = &compiled.component;
             let candidate = bench
-                .probe(way, component, hook, config.to_string())
+                .probe(way, component, hook, config)
                 .map_err(|r| r.about(Some(hook)))?;
             Ok(self.revision(candidate, compiled, origin.clone(), sha256))
         };
@@ -292,7 +302,7 @@ impl Reconciler {
         let settings = self.settings.hook(candidate.hook);
         let config_digest = digest(candidate.template.config().as_bytes());
         let pool = Pool::new(candidate.template, self.core.crew.clone());
-        pool.fill();
+        pool.stock();
         Arc::new(Revision {
             hook: candidate.hook,
             number: match origin {

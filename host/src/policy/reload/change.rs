@@ -8,12 +8,14 @@ use serde_json::{Map, Value};
 
 use super::promote::PROMOTED;
 use super::{DROPPED, Reconciler, Way};
+use crate::policy::audit::{self, Change};
 use crate::policy::bundled;
 use crate::policy::compile::Compiled;
 use crate::policy::generation::{Generation, Origin, Revision, digest};
-use crate::policy::history::{Change, Entry, now_ms};
+use crate::policy::history::{Entry, now_ms};
 use crate::policy::policies::PolicyError;
 use crate::policy::shadow::Shadow;
+use crate::policy::stage::Stage;
 use crate::policy::types::{Hook, ReloadFacts};
 
 impl Reconciler {
@@ -98,7 +100,12 @@ impl Reconciler {
     fn remember(&mut self, revision: &Revision, why: &str) {
         let written = match revision.origin {
             Origin::Builtin => self.history.ended(revision.hook, why),
-            _ => self.history.served(revision.hook, entry(revision), why),
+            _ => {
+                let template = revision.pool.as_ref().map(|pool| &pool.template);
+                let config = template.map_or("{}", |template| template.config());
+                let history = &mut self.history;
+                history.served(revision.hook, entry(revision), config, why)
+            }
         };
         if let Err(error) = written {
             tracing::error!(target: "stent::policy", "the policy history cannot be written: {error}");
@@ -134,7 +141,7 @@ impl Reconciler {
             to: to.sha256.clone(),
             reason: reason.to_owned(),
         };
-        if let Err(error) = self.history.audit(&change) {
+        if let Err(error) = audit::write(&self.core.dir, &change) {
             tracing::error!(target: "stent::policy", "the audit log cannot be written: {error}");
         }
         let facts = ReloadFacts {
@@ -205,7 +212,7 @@ impl Reconciler {
         let mut way = Way::of(live.file().map_or(Path::new(&live.name), |file| file));
         let file = live.file().cloned().unwrap_or_default();
         let tried = self
-            .revisions(&compiled, live.origin.clone(), &live.sha256, &mut way)
+            .revisions(&compiled, live.origin.clone(), &live.sha256, None, &mut way)
             .and_then(|revisions| {
                 way.enter("cases");
                 self.pass_cases(&revisions, &file)?;
@@ -238,9 +245,12 @@ impl Reconciler {
         }
     }
 
-    /// The bundled policies, with the operator's config. One that refuses it keeps the gateway
-    /// from starting: serving something else than configured would be a surprise.
-    pub(super) fn load_builtin(&mut self) -> Result<(), PolicyError> {
+    /// The bundled policies, with the operator's config. One that refuses it keeps the gateway from
+    /// starting: serving something else than configured would be a surprise. Unless the config is
+    /// meant for a file: then it stands by with its defaults. Returns what has to be settled by
+    /// [`Reconciler::settle_unfit`] when it is known which files serve.
+    pub(super) fn load_builtin(&mut self) -> Result<Vec<(Hook, PolicyError)>, PolicyError> {
+        let mut unfit = Vec::new();
         for hook in Hook::ALL {
             let Some((name, source)) = bundled::chosen(&self.settings, hook)? else {
                 continue;
@@ -250,7 +260,19 @@ impl Reconciler {
             let loaded = self.core.compiler.compile_trusted(engine, source, &sha256);
             let revision = loaded.and_then(|mut compiled| {
                 compiled.hooks.retain(|&h| h == hook);
-                self.revisions(&compiled, Origin::Builtin, &sha256, &mut Way::untraced())
+                let with = |config| {
+                    let way = &mut Way::untraced();
+                    self.revisions(&compiled, Origin::Builtin, &sha256, config, way)
+                };
+                match with(None) {
+                    Err(refused)
+                        if refused.stage == Stage::Configure && self.may_be_replaced(hook) =>
+                    {
+                        unfit.push((hook, bundled::unfit(hook, name, &refused)));
+                        with(Some("{}"))
+                    }
+                    done => done,
+                }
             });
             match revision.map(|mut found| found.pop()) {
                 Ok(Some(revision)) => self.builtin[hook as usize] = revision,
@@ -260,6 +282,26 @@ impl Reconciler {
         }
         let builtin = self.builtin.clone();
         self.store(builtin, Vec::new(), Way::untraced(), "");
+        Ok(unfit)
+    }
+
+    /// Whether a file or an older revision may take the hook when the gateway starts.
+    fn may_be_replaced(&self, hook: Hook) -> bool {
+        let files = crate::policy::folder::scan(&self.settings.dir);
+        files.is_ok_and(|files| !files.is_empty()) || self.history.rolled_back_to(hook).is_some()
+    }
+
+    /// The config was not for the bundled policy where something else serves.
+    pub(super) fn settle_unfit(&self, unfit: Vec<(Hook, PolicyError)>) -> Result<(), PolicyError> {
+        let live = self.core.live.load();
+        for (hook, error) in unfit {
+            let serving = live.of(hook);
+            if serving.origin == Origin::Builtin {
+                return Err(error);
+            }
+            tracing::warn!(target: "stent::policy", %hook,
+                "{error}; it has its defaults, should {} go", serving.name);
+        }
         Ok(())
     }
 }

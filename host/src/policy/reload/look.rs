@@ -51,10 +51,18 @@ impl Reconciler {
         self.watcher = None;
         let dir = &self.settings.dir;
         match folder::watch(dir, self.hints.clone()) {
-            Ok(watcher) => self.watcher = Some((identity, watcher)),
-            Err(error) => tracing::warn!(target: "stent::policy",
-                "{} cannot be watched, it is looked at every {:?}: {error}",
-                dir.display(), self.settings.rescan),
+            Ok(watcher) => {
+                self.watcher = Some((identity, watcher));
+                self.unwatched = false;
+            }
+            // Tried again at each look, and said once.
+            Err(_) if self.unwatched => {}
+            Err(error) => {
+                self.unwatched = true;
+                tracing::warn!(target: "stent::policy",
+                    "{} cannot be watched, it is looked at every {:?}: {error}",
+                    dir.display(), self.settings.rescan);
+            }
         }
     }
 

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{FileState, Reconciler, Way};
+use crate::policy::checks;
 use crate::policy::generation::{Origin, Revision};
 use crate::policy::history::{Entry, Held};
 use crate::policy::policies::PolicyError;
+use crate::policy::signature;
 use crate::policy::stage::{Rejection, Stage};
 use crate::policy::types::Hook;
 
@@ -31,8 +33,14 @@ impl Reconciler {
             });
         }
         let next = self.successor(&live);
+        let same_file = |to: &Entry| to.sha256 == live.sha256;
         let held = Held {
             sha256: live.sha256.clone(),
+            config_digest: next
+                .entry
+                .as_ref()
+                .is_some_and(same_file)
+                .then(|| live.config_digest.clone()),
             reason: why.to_owned(),
             to: next.entry,
         };
@@ -57,7 +65,7 @@ impl Reconciler {
     /// The newest revision before this one that can serve again, or else the built-in policy.
     fn successor(&self, live: &Revision) -> Successor {
         let (hook, mut passed_over) = (live.hook, String::new());
-        for entry in self.history.before(hook, &live.sha256) {
+        for entry in self.history.before(hook, &live.sha256, &live.config_digest) {
             let mut way = Way::of(&entry.file);
             match self.revive(hook, &entry, &mut way) {
                 Ok(revision) => {
@@ -89,17 +97,22 @@ impl Reconciler {
         format!("; revision {number} cannot serve again: {rejection}")
     }
 
-    /// A revision of the history, probed again: its config may be another one today.
+    /// A revision of the history with the config that it served with, asked again what a file is asked:
+    /// pin and trusted keys may be others today.
     fn revive(&self, hook: Hook, entry: &Entry, way: &mut Way) -> Result<Arc<Revision>, Rejection> {
-        way.enter("compile");
+        way.enter("verify");
         let source = self.history.source(&entry.sha256);
+        checks::pinned(&self.settings, &entry.sha256, &[hook])?;
+        signature::verify_file(&source, &self.settings.trusted_keys)?;
+        way.enter("compile");
         let (core, limits) = (&self.core, &self.settings.limits);
         let mut compiled =
             core.compiler
                 .compile(&core.runtime.engine, &source, &entry.sha256, limits)?;
         compiled.hooks.retain(|&h| h == hook);
         let origin = Origin::History(entry.file.clone());
-        let mut revisions = self.revisions(&compiled, origin, &entry.sha256, way)?;
+        let config = self.history.config(&entry.config_digest);
+        let mut revisions = self.revisions(&compiled, origin, &entry.sha256, config, way)?;
         let revision = revisions.pop();
         revision.ok_or_else(|| Stage::Contract.reject(format!("does not serve the {hook} hook")))
     }
@@ -131,10 +144,11 @@ impl Reconciler {
         }
     }
 
-    /// Only the live revision can trip: an old one may still fault for requests that pin it.
-    pub(super) fn trip(&mut self, hook: Hook, sha256: &str) {
+    /// Only the live revision can trip: an old one may still fault for requests that pin it. The
+    /// same file with another config is another revision.
+    pub(super) fn trip(&mut self, hook: Hook, since: u64) {
         let live = self.core.live.load_full();
-        if live.of(hook).sha256 != sha256 || live.of(hook).origin == Origin::Builtin {
+        if live.of(hook).since != since || live.of(hook).origin == Origin::Builtin {
             return;
         }
         let breaker = &self.settings.breaker;

@@ -53,8 +53,14 @@ impl Way {
         if let Some(open) = &mut self.0
             && open.stage.as_ref().is_none_or(|(now, _)| *now != name)
         {
-            tracing::debug!(target: "stent::policy", file = open.file, stage = name,
-                "{}: {name}", open.file);
+            let file = &open.file;
+            match name {
+                // It takes seconds for some languages: who put the file there sees that it was found.
+                "compile" => {
+                    tracing::info!(target: "stent::policy", file, stage = name, "{file}: {name}");
+                }
+                _ => tracing::debug!(target: "stent::policy", file, stage = name, "{file}: {name}"),
+            }
             open.stage = None;
             open.stage = Some((name, Held::new(spans::reload_stage(&open.root, name))));
         }

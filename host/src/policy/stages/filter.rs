@@ -13,11 +13,10 @@ use crate::policy::guest::{HookGuest, Instance};
 use crate::policy::recording::Tape;
 use crate::policy::shadow::Beside;
 use crate::policy::stages::Asked;
+use crate::policy::stages::verify::emitted;
 use crate::policy::types::{Hook, Step, StopFacts};
 use crate::types::Finish;
 
-/// How much longer than its input a filter's output may be.
-const EXTRA_BYTES: usize = 64 << 10;
 /// Longest reason that is taken for a word.
 const REASON_BYTES: usize = 32;
 
@@ -37,11 +36,15 @@ enum State {
 
 /// A filter at work, with its faults as they are.
 pub(in crate::policy) struct Active {
-    instance: Instance,
+    /// Its pool's until it is dropped.
+    instance: Option<Instance>,
     guest: wit::Guest,
     filter: ResourceAny,
     asked: Asked,
     span: Span,
+    /// Bytes that it was fed, and that it emitted.
+    fed: usize,
+    emitted: usize,
     /// Time in its calls, and how the last one ended.
     spent: Duration,
     outcome: &'static str,
@@ -51,6 +54,11 @@ pub(in crate::policy) struct Active {
 }
 
 impl Filter {
+    /// Whether a policy sees the answer before its reader does.
+    pub fn works(&self) -> bool {
+        !matches!(self.state, State::Passthrough)
+    }
+
     pub(super) async fn open(
         pinned: &Pinned,
         tape: Option<Tape>,
@@ -189,11 +197,13 @@ impl Active {
             Ok((guest, filter)) => {
                 let (instance, spent) = call.go_on();
                 Ok(Self {
-                    instance,
+                    instance: Some(instance),
                     guest,
                     filter,
                     asked: asked.clone(),
                     span,
+                    fed: 0,
+                    emitted: 0,
                     spent,
                     outcome: "ok",
                     held: Some(String::new()),
@@ -209,12 +219,12 @@ impl Active {
 
     /// The most memory that its instance had so far, in bytes.
     pub(in crate::policy) fn memory_peak(&self) -> usize {
-        self.instance.memory_peak()
+        self.instance.as_ref().map_or(0, |it| it.memory_peak())
     }
 
     /// What its last call burnt; 0 where nobody counts.
     pub(in crate::policy) fn fuel(&self) -> u64 {
-        self.instance.fuel()
+        self.instance.as_ref().map_or(0, |it| it.fuel())
     }
 
     pub(in crate::policy) async fn push(&mut self, chunk: &str) -> Result<Step, RunError> {
@@ -236,12 +246,14 @@ impl Active {
         self.outcome = call::outcome(result);
     }
 
-    /// The WIT promises the reason to the operator; he is shown it as long as it is a word, since
-    /// a sentence could quote the answer.
+    /// The WIT promises the reason to the operator; he is shown it as long as it is a word of the
+    /// policy's own, since anything else could quote the answer.
     fn stopped(&self, reason: &str) {
         let part = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let is_word = (1..=REASON_BYTES).contains(&reason.len()) && reason.chars().all(part);
-        let reason = if is_word { reason } else { "unnamed" };
+        let heard = self.instance.as_ref().map(|it| &it.store.data().heard);
+        let is_own = heard.is_some_and(|heard| !heard.knows(reason));
+        let reason = if is_word && is_own { reason } else { "unnamed" };
         let policy = self.asked.revision.name.as_str();
         tracing::info!(target: "stent::policy", policy, reason,
             "the filter {policy} ended an answer: {reason}");
@@ -250,13 +262,13 @@ impl Active {
     }
 
     async fn pushed(&mut self, chunk: &str) -> Result<Step, RunError> {
-        let limit = self.asked.shared.settings.limits.call;
-        self.instance.allow(limit);
         let (guest, filter) = (self.guest.clone(), self.filter);
         let (methods, span) = (guest.filter(), self.span.clone());
-        let called = methods.call_push(&mut self.instance.store, filter, chunk);
+        let instance = self.allowed()?;
+        instance.store.data_mut().heard.piece(chunk);
+        let called = methods.call_push(&mut instance.store, filter, chunk);
         let called = called.instrument(span).await;
-        let step = self.instance.flatten(called)?;
+        let step = instance.flatten(called)?;
         match step {
             wit::Step::Emit(text) => {
                 self.bounded(&text, chunk)?;
@@ -268,7 +280,7 @@ impl Active {
             }
             wit::Step::Stop(closing) => {
                 self.bounded(&closing.emit, chunk)?;
-                let reason = crate::policy::host::head(&closing.reason, 200).to_owned();
+                let reason = crate::policy::words::head(&closing.reason, 200).to_owned();
                 Ok(Step::Stop {
                     emit: closing.emit,
                     reason,
@@ -278,38 +290,44 @@ impl Active {
     }
 
     async fn finished(&mut self, why: Finish) -> Result<String, RunError> {
-        let limit = self.asked.shared.settings.limits.call;
-        self.instance.allow(limit);
         let (guest, filter) = (self.guest.clone(), self.filter);
         let (methods, span) = (guest.filter(), self.span.clone());
-        let called = methods.call_finish(&mut self.instance.store, filter, why.into());
+        let instance = self.allowed()?;
+        let called = methods.call_finish(&mut instance.store, filter, why.into());
         let called = called.instrument(span).await;
-        let text = self.instance.flatten(called)?;
+        let text = instance.flatten(called)?;
         self.bounded(&text, "")?;
         Ok(text)
     }
 
-    fn bounded(&self, text: &str, chunk: &str) -> Result<(), RunError> {
-        let limit = chunk.len() + self.held.as_ref().map_or(0, String::len) + EXTRA_BYTES;
-        match text.len() > limit {
-            false => Ok(()),
-            true => Err(RunError::BadResult(format!(
-                "it emits {} bytes at once, at most {limit} are taken",
-                text.len()
-            ))),
-        }
+    /// The instance, with the allowance of one call.
+    fn allowed(&mut self) -> Result<&mut Instance, RunError> {
+        let limit = self.asked.shared.settings.limits.call;
+        let instance = self.instance.as_mut().ok_or_else(wrong_hook)?;
+        instance.allow(limit);
+        Ok(instance)
+    }
+
+    fn bounded(&mut self, text: &str, chunk: &str) -> Result<(), RunError> {
+        self.fed += chunk.len();
+        emitted(text, self.fed, self.emitted)?;
+        self.emitted += text.len();
+        Ok(())
     }
 }
 
-/// One span and one count for all calls of an answer's filter.
+/// One span and one count for all calls of an answer's filter; the janitor gets its instance.
 impl Drop for Active {
     fn drop(&mut self) {
         let spent = Spent {
             elapsed: self.spent,
-            memory_peak: self.instance.memory_peak(),
+            memory_peak: self.memory_peak(),
             fuel: 0,
         };
         call::note(&self.asked, &self.span, self.outcome, spent);
+        if let (Some(instance), Some(pool)) = (self.instance.take(), &self.asked.revision.pool) {
+            pool.spent(instance);
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use crate::policy::call::{Ask, Call};
 use crate::policy::fault::{Denied, RunError};
 use crate::policy::guest::{HookGuest, Instance};
 use crate::policy::remembered::Question;
-use crate::policy::types::{Hook, Layout, Prompt};
+use crate::policy::types::{Facts, Hook, Layout, Prompt};
 use crate::policy::{native, stages::Asked};
-use crate::types::Message;
+use crate::types::{Message, Token};
 
 /// Asks for the layout; the instance is kept for `build`.
 pub(super) async fn declared(pinned: &Pinned) -> Result<Declared, Denied> {
@@ -41,18 +41,14 @@ pub(super) async fn declared(pinned: &Pinned) -> Result<Declared, Denied> {
     pinned.settle(Hook::Prompt, by_guest, native)
 }
 
-/// The whole prompt as text, for golden cases.
+/// The whole prompt as text, and where its answer stops, for golden cases.
 pub(in crate::policy) async fn case_prompt(
     asked: &Asked,
     messages: &[Message],
-) -> Option<Result<String, RunError>> {
-    let (layout, instance) = match asked.layout(None).await? {
-        Ok(answered) => answered,
-        Err(fault) => return Some(Err(fault)),
-    };
-    let built = asked.build(messages, &layout, Some(instance)).await?;
+) -> Option<Result<(String, Vec<String>), RunError>> {
+    let built = asked.declare_and_build(messages).await?;
     let tokenizer = &asked.shared.tokenizer;
-    let bytes = |prompt: Prompt| {
+    let bytes = |prompt: &Prompt| -> Vec<u8> {
         prompt
             .tokens
             .iter()
@@ -60,8 +56,8 @@ pub(in crate::policy) async fn case_prompt(
             .collect()
     };
     Some(built.map(|prompt| {
-        let bytes: Vec<u8> = bytes(prompt);
-        String::from_utf8_lossy(&bytes).into_owned()
+        let text = String::from_utf8_lossy(&bytes(&prompt)).into_owned();
+        (text, prompt.stop)
     }))
 }
 
@@ -89,15 +85,35 @@ pub(super) async fn build(
         }
     };
     if let Some((shadow, ask)) = snapshot.shadow(Hook::Prompt, faulted) {
-        let (kept, layout) = (kept.to_vec(), layout.clone());
-        shadow.compare(&pinned.shared.observer, &prompt, async move {
-            ask.build(&kept, &layout, None).await
+        let (kept, live) = (kept.to_vec(), prompt.clone().map(told));
+        shadow.compare(Ask::Build, &pinned.shared.observer, live, async move {
+            let built = ask.declare_and_build(&kept).await?;
+            Some(built.map(told))
         });
     }
     prompt
 }
 
+/// What an answer depends on: what else a prompt holds are hints for the engine.
+fn told(prompt: Prompt) -> (Vec<Token>, Vec<String>) {
+    (prompt.tokens, prompt.stop)
+}
+
 impl Asked {
+    /// A prompt by the policy's own layout, as it would be built if it were live.
+    pub(in crate::policy) async fn declare_and_build(
+        &self,
+        messages: &[Message],
+    ) -> Option<Result<Prompt, RunError>> {
+        match self.layout(None).await? {
+            Ok((layout, instance)) => {
+                self.ask_to_build(messages, &layout, Some(instance), None)
+                    .await
+            }
+            Err(fault) => Some(Err(fault)),
+        }
+    }
+
     /// `question`: what to remember the answer under.
     pub(in crate::policy) async fn layout(
         &self,
@@ -116,7 +132,7 @@ impl Asked {
             let request = self.request(&mut call.instance);
             let request = request.map_err(|e| call.instance.fault(&e))?;
             let layout = guest.call_declare(&mut call.instance.store, request).await;
-            verified(layout.map_err(|e| call.instance.fault(&e))?)
+            verified(layout.map_err(|e| call.instance.fault(&e))?, &self.facts)
         }
         .instrument(span)
         .await;
@@ -131,7 +147,7 @@ impl Asked {
         })
     }
 
-    /// As [`Asked::build`], unless the prompt is remembered.
+    /// Asks for the plan, unless the prompt is remembered.
     async fn build_once(
         &self,
         kept: &[Message],
@@ -151,15 +167,6 @@ impl Asked {
             (instance, _) => instance,
         };
         self.ask_to_build(kept, layout, instance, question).await
-    }
-
-    pub(in crate::policy) async fn build(
-        &self,
-        kept: &[Message],
-        layout: &Layout,
-        instance: Option<Instance>,
-    ) -> Option<Result<Prompt, RunError>> {
-        self.ask_to_build(kept, layout, instance, None).await
     }
 
     async fn ask_to_build(
@@ -204,8 +211,17 @@ impl Asked {
     }
 }
 
-fn verified(layout: wit::Layout) -> Result<Layout, RunError> {
+fn verified(layout: wit::Layout, facts: &Facts) -> Result<Layout, RunError> {
     bounded("reserved", &layout.reserved)?;
+    // Long answers that a client asks for are not the layout's fault.
+    let answer = facts.reserved_output.min(facts.context / 4);
+    let room = facts.context.saturating_sub(answer);
+    let needed = layout.fixed.saturating_add(layout.per_message);
+    if needed >= room {
+        return Err(RunError::BadResult(format!(
+            "its layout alone takes {needed} tokens, and a prompt may have {room}"
+        )));
+    }
     Ok(Layout {
         fixed: layout.fixed,
         per_message: layout.per_message,

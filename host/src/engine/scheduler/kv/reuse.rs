@@ -38,14 +38,19 @@ impl Kv {
                 best = (source, len.min(most));
             }
         };
-        // The session's own comes first: it wins a tie against the head.
-        if let Some(seq) = want.key.and_then(|key| self.resident(key)) {
+        // The first of equals wins: what lies in the cache as the session's own, then the head, then
+        // what would have to be copied back.
+        let resident = want.key.and_then(|key| self.resident(key));
+        if let Some(seq) = resident {
             offer(Source::Resident(seq), common(self.tokens(seq), want.tokens));
-        } else if let Some(parked) = want.key.and_then(|key| self.parked.get(key)) {
-            offer(Source::Parked, common(&parked.tokens, want.tokens));
         }
         if let Some((seq, len)) = self.head(want.tokens, want.head) {
             offer(Source::Head(seq), len);
+        }
+        if resident.is_none()
+            && let Some(parked) = want.key.and_then(|key| self.parked.get(key))
+        {
+            offer(Source::Parked, common(&parked.tokens, want.tokens));
         }
         best
     }

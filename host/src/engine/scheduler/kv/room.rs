@@ -22,9 +22,32 @@ impl Kv {
         kept.map(|(_, seq)| Self::cost(seq)).sum()
     }
 
+    /// Evicts until a sequence of `need` cells fits, in the place of `mine` and on `head`, neither of
+    /// which goes. False: no more may be parked before the next step.
+    pub(super) fn room_for(
+        &mut self,
+        need: usize,
+        mine: Option<SeqId>,
+        head: Option<SeqId>,
+    ) -> bool {
+        loop {
+            let own = mine.map_or(0, |seq| Self::cost(&self.seqs[index(seq)]));
+            let free = mine.is_some() || self.seqs.iter().any(|seq| matches!(seq, Seq::Free));
+            if free && self.used() - own + need <= self.pool.cells as usize {
+                return true;
+            }
+            if self.parks == 0 {
+                return false;
+            }
+            if !self.evict(true, &[mine, head]) {
+                return true;
+            }
+        }
+    }
+
     /// Evicts, least recently used first, until the books are within the pool.
     pub(super) fn make_room(&mut self) {
-        while self.used() > self.pool.cells as usize && self.evict(true) {}
+        while self.used() > self.pool.cells as usize && self.evict(true, &[]) {}
     }
 
     pub(super) fn free_sequence(&mut self) -> SeqId {
@@ -33,18 +56,20 @@ impl Kv {
                 return at as SeqId;
             }
             // There are more sequences than slots and heads, so an idle one is among them.
-            if !self.evict(true) {
+            if !self.evict(true, &[]) {
                 unreachable!("all {} sequences are busy", self.seqs.len());
             }
         }
     }
 
-    /// Frees the least recently used idle sequence, which may be parked, or unused head.
-    pub(super) fn evict(&mut self, heads_too: bool) -> bool {
+    /// Frees the least recently used idle sequence, which may be parked, or unused head, but none of
+    /// `kept`.
+    pub(super) fn evict(&mut self, heads_too: bool, kept: &[Option<SeqId>]) -> bool {
         let oldest = self
             .seqs
             .iter()
             .enumerate()
+            .filter(|&(at, _)| !kept.contains(&Some(at as SeqId)))
             .filter_map(|(at, seq)| match seq {
                 Seq::Idle { used, .. } => Some((*used, at)),
                 Seq::Head {
@@ -87,6 +112,7 @@ impl Kv {
         }
         self.tickets += 1;
         let ticket = self.tickets;
+        self.parks = self.parks.saturating_sub(1);
         self.ops.push(Op::Park { seq, ticket });
         self.parked.insert(
             key,

@@ -24,6 +24,7 @@ fn request(id: JobId, who: u8, len: usize, max_tokens: usize) -> Request {
     let prompt = (0..len as Token).map(|i| base + i).collect();
     Request {
         id,
+        tenant: tenant(who),
         session: session(who),
         prompt,
         head: 0,
@@ -160,6 +161,125 @@ fn a_gap_is_used_for_the_next_turn_and_given_up_at_once() {
 }
 
 #[test]
+fn room_is_made_session_by_session_while_answers_stream() {
+    let mut scheduler = Scheduler::new(Limits {
+        cells: 6000,
+        park_bytes: 1 << 20,
+        ..limits()
+    });
+    let mut now = Time::ZERO;
+    for idle in 0..5 {
+        let mut request = request(idle, 1, 1000, 1);
+        let session = SessionId::parse(&format!("idle{idle}")).unwrap();
+        let tenant = tenant(1);
+        request.session = Some(SessionKey { tenant, session });
+        scheduler.submit(request, now);
+        while scheduler.has_work() {
+            run(&mut scheduler, &mut now);
+        }
+    }
+    let parks = |plan: &Plan| {
+        let park = |op: &&Op| matches!(op, Op::Park { .. });
+        plan.ops.iter().filter(park).count()
+    };
+    scheduler.submit(request(10, 2, 30, 400), now);
+    while scheduler.doing(0) != Doing::Decode {
+        run(&mut scheduler, &mut now);
+    }
+    scheduler.submit(request(11, 3, 3000, 1000), now);
+    let mut all = 0;
+    while scheduler.queued() > 0 {
+        let plan = scheduler.plan(now);
+        assert!(parks(&plan) <= 1 && plan.samples.len() == 1);
+        all += parks(&plan);
+        let drawn = Drawn {
+            tokens: vec![9],
+            end: false,
+        };
+        scheduler.complete(plan, &[drawn], step_time(1), now);
+    }
+    assert!(all >= 3, "{all} sessions made room");
+}
+
+#[test]
+fn a_prompt_is_read_beside_however_many_answers() {
+    let mut scheduler = Scheduler::new(Limits {
+        slots: 20,
+        cells: 65_536,
+        ..limits()
+    });
+    let mut now = Time::ZERO;
+    for id in 0..17 {
+        let mut request = request(id, 0, 30, 1000);
+        request.prompt = (0..30).map(|i| id as Token * 100 + i).collect();
+        scheduler.submit(request, now);
+    }
+    while scheduler.doing(16) != Doing::Decode {
+        run(&mut scheduler, &mut now);
+    }
+    scheduler.submit(request(99, 0, 300, 10), now);
+    let begun = now;
+    while scheduler.doing(17) != Doing::Decode {
+        let (rows, ..) = run(&mut scheduler, &mut now);
+        assert!(rows.len() > 17, "the prompt gets no row");
+    }
+    assert!(now - begun < Duration::from_secs(30), "{:?}", now - begun);
+}
+
+#[test]
+fn what_a_session_has_never_keeps_it_from_its_own_turn() {
+    let mut scheduler = Scheduler::new(Limits {
+        slots: 1,
+        context: 64,
+        cells: 64 + GROUP as u32 - 1,
+        park_bytes: 1 << 20,
+        ..limits()
+    });
+    let mut now = Time::ZERO;
+    let mut first = request(1, 1, 40, 4);
+    first.head = 20;
+    scheduler.submit(first, now);
+    while scheduler.has_work() {
+        run(&mut scheduler, &mut now);
+    }
+    // The system text was changed: one token is as before.
+    let mut second = request(2, 1, 40, 24);
+    second.prompt = std::iter::once(10_000).chain(500..539).collect();
+    scheduler.submit(second, now);
+    let plan = scheduler.plan(now);
+    assert_eq!(plan.started.len(), 1, "it waits for ever");
+}
+
+#[test]
+fn hints_are_few_and_never_touch_a_session_that_is_answered() {
+    let mut scheduler = Scheduler::new(limits());
+    let mut now = Time::ZERO;
+    scheduler.submit(request(1, 1, 100, 400), now);
+    run(&mut scheduler, &mut now);
+    // What is there already has nothing to compute; the other one's session is busy.
+    scheduler.submit(request(2, 2, 60, 1), now);
+    run(&mut scheduler, &mut now);
+    while scheduler.doing(1) != Doing::Idle || scheduler.doing(0) != Doing::Decode {
+        run(&mut scheduler, &mut now);
+    }
+    scheduler.prepare(session(2).unwrap(), request(2, 2, 60, 1).prompt, now);
+    scheduler.prepare(session(1).unwrap(), request(1, 1, 90, 1).prompt, now);
+    let (rows, ..) = run(&mut scheduler, &mut now);
+    assert_eq!(
+        rows.len(),
+        1,
+        "nothing is computed ahead for who is answered"
+    );
+    for n in 0..1000 {
+        let session = SessionId::parse(&format!("n{n}")).unwrap();
+        let tenant = tenant(1);
+        let tokens = request(3, 3, 50, 1).prompt;
+        scheduler.prepare(SessionKey { tenant, session }, tokens, now);
+    }
+    assert_eq!(scheduler.ahead.len(), 8);
+}
+
+#[test]
 fn the_common_head_is_stored_once() {
     let mut scheduler = Scheduler::new(limits());
     let mut now = Time::ZERO;
@@ -168,6 +288,7 @@ fn the_common_head_is_stored_once() {
         tokens.extend((0..20).map(|i| Token::from(who) * 1000 + i));
         Request {
             id,
+            tenant: tenant(who),
             session: session(who),
             prompt: tokens.into(),
             head: 200,

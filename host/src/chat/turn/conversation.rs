@@ -1,0 +1,120 @@
+//! What a turn's conversation is made of: the history, and what is new behind it.
+
+use super::Turn;
+use crate::error::Error;
+use crate::session::Session;
+use crate::trace::spans;
+use crate::types::{Message, Role};
+
+/// How the use of a store is counted: what this host alone remembers is no success.
+fn word(place: &'static str) -> &'static str {
+    if place == "local" { place } else { "ok" }
+}
+
+impl Turn {
+    /// The history, and with it the right to write to the session until this turn ends.
+    pub(super) async fn history(&mut self) -> Result<Session, Error> {
+        let Some(key) = self.key() else {
+            return Ok(Session::default());
+        };
+        let sessions = &self.gateway.sessions;
+        let span = spans::session_load(&self.ask.span);
+        match sessions.open_for(key).await {
+            Ok(opened) => {
+                spans::session_place(&span, opened.place);
+                spans::turns(&span, opened.session.messages.len() / 2);
+                self.gateway.metrics.session("load", word(opened.place));
+                self.writer = Some(opened.writer);
+                Ok(opened.session)
+            }
+            Err(error) => {
+                spans::session_place(&span, sessions.store_name());
+                spans::failed(&span, error.kind());
+                self.gateway.metrics.session("load", error.kind());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// An answer that is asked for anew takes the last exchange's place, once it is there. That is
+    /// so where the last exchange asked the same: what broke off was never remembered, and then
+    /// the last exchange is another one, which stays.
+    ///
+    /// `rewritten`: what a guard made of the question, which is what a session holds. Tells whether
+    /// the exchange was taken out of the conversation.
+    pub(super) fn take_back(&mut self, rewritten: Option<&str>) -> bool {
+        let said = self.ask.messages.last().map(|said| said.text.as_str());
+        let question = rewritten.or(said);
+        if !self.ask.regenerates || question != self.session.last_question() {
+            return false;
+        }
+        let Some(writer) = &mut self.writer else {
+            return false;
+        };
+        let Some(before) = writer.replace_last(&self.session) else {
+            return false;
+        };
+        self.session = before;
+        // Once: the exchange before it may have asked the same.
+        self.ask.regenerates = false;
+        true
+    }
+
+    /// Lays the conversation out: the history, and what the client said behind it.
+    pub(super) fn compose(&mut self) {
+        self.anchor = self.session.anchor;
+        let (id, exchange) = self.session.next();
+        self.messages = self
+            .session
+            .messages_for(&self.gateway.engine.model().fingerprint)
+            .map(|(message, known)| self.safe(message, known))
+            .collect();
+        let remembered = !self.messages.is_empty();
+        self.add_said(id, exchange, remembered);
+    }
+
+    /// A message of the history. Its tokens hold unless its text contains what the present
+    /// layout reserves: the layout may have been swapped since.
+    ///
+    /// `known`: the tokens are of the loaded model; another one may have been running before.
+    fn safe(&self, message: &Message, known: bool) -> Message {
+        let mut message = message.clone();
+        if !known || self.reserves(&message.text) {
+            message.tokens = self.encode(&message.text);
+        }
+        message
+    }
+
+    /// Appends what the client said: one message, or a conversation.
+    fn add_said(&mut self, mut id: u64, mut exchange: u32, remembered: bool) {
+        for (at, said) in self.ask.news(remembered).enumerate() {
+            // An exchange begins with a question.
+            if at > 0 && said.role == Role::User {
+                exchange += 1;
+            }
+            let tokens = self.encode(&said.text);
+            self.messages.push(Message {
+                id,
+                role: said.role,
+                text: said.text.as_str().into(),
+                tokens,
+                pinned: said.role == Role::System,
+                exchange,
+            });
+            id += 1;
+        }
+    }
+
+    /// A guard's other text takes the new message's place.
+    pub fn rewrite(&mut self, text: &str) -> Result<(), Error> {
+        if self.take_back(Some(text)) {
+            self.compose();
+        }
+        let tokens = self.encode(text);
+        if let Some(last) = self.messages.last_mut() {
+            last.text = text.into();
+            last.tokens = tokens;
+        }
+        self.check_fit()
+    }
+}

@@ -1,0 +1,10 @@
+mod changes;
+mod echo;
+mod hosts;
+mod kv;
+mod leaks;
+mod relay;
+mod replays;
+mod runs;
+mod stores;
+mod trouble;
