@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -262,13 +263,20 @@ pub fn bundled(name: &str) -> Vec<u8> {
     std::fs::read(dist.join(name).with_extension("wasm")).unwrap()
 }
 
-/// A port that was free a moment ago.
+/// A port that is free and given out once. It lies below those that the system takes for outgoing
+/// connections, so that it is still free when a server comes back to it.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    const PORTS: std::ops::Range<u16> = 12_000..32_768;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run side by side begin at different places.
+    let first = std::process::id().wrapping_mul(401);
+    loop {
+        let n = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + (n % u32::from(PORTS.end - PORTS.start)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The `data:` payloads of a stream, as they come.

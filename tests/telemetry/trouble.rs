@@ -56,8 +56,7 @@ fn assert_all_lost(counts: &Counts) {
 
 /// An address that nobody listens on.
 fn nobody() -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", port.local_addr().unwrap())
+    format!("http://127.0.0.1:{}", free_port())
 }
 
 #[test]
@@ -108,9 +107,7 @@ fn a_collector_that_comes_back_gets_the_later_spans() {
 /// A real gateway whose collector is down, comes, is slow and goes again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_outlives_every_trouble_of_its_collector() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = port.local_addr().unwrap();
-    drop(port);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let endpoint = format!("telemetry.otlp=http://{address}");
     let sets = ["engine.kind=scripted", "cache.store=off", &endpoint];
     let mut server = Server::start(&sets).await;
