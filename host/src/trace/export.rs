@@ -121,7 +121,7 @@ impl<P: SpanProcessor> SpanProcessor for Counting<P> {
     }
 
     fn on_end(&self, span: SpanData) {
-        self.ring.ended(&span);
+        self.ring.ended(span.clone());
         if !span.span_context.is_sampled() {
             return;
         }

@@ -4,7 +4,7 @@
 //! It holds what an exporter may see, never what people wrote, whatever `telemetry.capture_content`
 //! says. It is bounded: the oldest traces go first, and so do stages whose request never ends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ use super::semconv;
 
 /// Traces that are kept.
 pub const TRACES: usize = 200;
-/// Stages of one trace; those beyond are left out.
+/// Stages of one trace, for each request in it; those beyond are left out.
 pub const STAGES: usize = 100;
 /// Stages whose request has not ended yet, of all requests together.
 pub const WAITING: usize = 4096;
@@ -54,8 +54,6 @@ pub struct Stage {
     pub failed: bool,
     pub attributes: Map<String, serde_json::Value>,
     pub events: Vec<Moment>,
-    #[serde(skip)]
-    began: SystemTime,
 }
 
 /// A point in time within a stage, such as `first_token`.
@@ -65,146 +63,198 @@ pub struct Moment {
     /// Microseconds from the root's start.
     pub at_us: i64,
     pub attributes: Map<String, serde_json::Value>,
-    #[serde(skip)]
-    at: SystemTime,
 }
 
 /// The traces of this process. Share it in an `Arc`.
+///
+/// A span is kept as it ended; what is shown is made of it when somebody looks.
 #[derive(Debug, Default)]
 pub struct Ring(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Newest last.
-    traces: VecDeque<(TraceId, Trace)>,
-    /// Stages end before their request does, most of them.
-    waiting: VecDeque<(TraceId, Stage)>,
+    traces: HashMap<TraceId, Spans>,
+    /// The requests that have ended, newest last.
+    ended: VecDeque<(TraceId, SpanId)>,
+    /// Traces without one, by the age of their first span.
+    waiting: BTreeMap<u64, TraceId>,
+    waiting_spans: usize,
+    /// Traces seen so far.
+    seen: u64,
+}
+
+/// Those of one trace. A caller who sends several requests under one trace id has several roots.
+#[derive(Debug)]
+struct Spans {
+    list: Vec<Arc<SpanData>>,
+    /// How many of them are in `Kept::ended`.
+    roots: usize,
+    /// Its place in `Kept::waiting` while there are none.
+    age: u64,
 }
 
 impl Ring {
     /// The last `most` traces, newest first.
     pub fn last(&self, most: usize) -> Vec<Trace> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = kept.traces.iter().rev().take(most);
-        newest.map(|(_, trace)| trace.clone()).collect()
+        // The lock is held for no longer than it takes to point at them: requests wait for it.
+        let newest: Vec<_> = {
+            let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let newest = kept.ended.iter().rev().take(most);
+            newest
+                .filter_map(|(id, root)| Some((*root, kept.traces.get(id)?.list.clone())))
+                .collect()
+        };
+        let traces = newest.iter();
+        traces
+            .filter_map(|(root, spans)| Trace::of(*root, spans))
+            .collect()
     }
 
-    pub(super) fn ended(&self, span: &SpanData) {
-        let id = span.span_context.trace_id();
-        let stage = Stage::new(span);
-        // What continues a caller's trace is a root of ours.
-        let root = span.parent_span_is_remote || span.parent_span_id == SpanId::INVALID;
-        // Strangers who ask for what is nowhere would push out what was asked.
-        let nowhere = span.span_kind == SpanKind::Server
-            && !stage.attributes.contains_key(semconv::HTTP_ROUTE);
-        if root && nowhere {
-            return;
+    pub(super) fn ended(&self, mut span: SpanData) {
+        let content = |kv: &KeyValue| semconv::is_content(kv.key.as_str());
+        if span.attributes.iter().any(content) {
+            span.attributes.retain(|kv| !content(kv));
         }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match root {
-            true => kept.begin(id, stage),
-            false => kept.add(id, stage),
-        }
+        kept.add(span);
     }
 }
 
 impl Kept {
-    fn begin(&mut self, id: TraceId, root: Stage) {
-        let mut trace = Trace {
-            trace_id: id.to_string(),
-            at_ms: millis(root.began),
-            root,
-            stages: Vec::new(),
-        };
-        trace.root.place(trace.root.began);
-        gather(&mut self.waiting, id, &mut trace);
-        if self.traces.len() == TRACES {
-            self.traces.pop_front();
+    fn add(&mut self, span: SpanData) {
+        let (id, own) = (span.span_context.trace_id(), span.span_context.span_id());
+        // What continues a caller's trace is a root of ours.
+        let root = span.parent_span_is_remote || span.parent_span_id == SpanId::INVALID;
+        if root && is_nowhere(&span) {
+            return self.leave(id);
         }
-        self.traces.push_back((id, trace));
+        let (seen, waiting) = (&mut self.seen, &mut self.waiting);
+        let spans = self.traces.entry(id).or_insert_with(|| {
+            *seen += 1;
+            waiting.insert(*seen, id);
+            Spans {
+                list: Vec::with_capacity(32),
+                roots: 0,
+                age: *seen,
+            }
+        });
+        if root || spans.list.len() < STAGES * (spans.roots + 1) {
+            spans.list.push(Arc::new(span));
+            self.waiting_spans += usize::from(spans.roots == 0);
+        }
+        if root {
+            self.end(id, own);
+        }
+        while self.waiting_spans > WAITING {
+            let Some((_, oldest)) = self.waiting.pop_first() else {
+                return;
+            };
+            let gone = self.traces.remove(&oldest);
+            self.waiting_spans -= gone.map_or(0, |spans| spans.list.len());
+        }
     }
 
-    fn add(&mut self, id: TraceId, stage: Stage) {
-        if self.waiting.len() == WAITING {
-            self.waiting.pop_front();
+    fn end(&mut self, id: TraceId, root: SpanId) {
+        if let Some(spans) = self.traces.get_mut(&id) {
+            if spans.roots == 0 {
+                self.waiting.remove(&spans.age);
+                self.waiting_spans -= spans.list.len();
+            }
+            spans.roots += 1;
         }
-        self.waiting.push_back((id, stage));
-        // The stage may end after its request: an answer is stored when the client has it.
-        let mut ended = self.traces.iter_mut().rev().filter(|(it, _)| *it == id);
-        if let Some((_, trace)) = ended.find(|(_, trace)| trace.holds(&self.waiting)) {
-            gather(&mut self.waiting, id, trace);
+        self.ended.push_back((id, root));
+        if self.ended.len() > TRACES
+            && let Some((oldest, root)) = self.ended.pop_front()
+            && let Some(spans) = self.traces.get_mut(&oldest)
+        {
+            spans.roots -= 1;
+            if spans.roots == 0 {
+                self.traces.remove(&oldest);
+            } else {
+                let gone = family(root, &spans.list);
+                spans
+                    .list
+                    .retain(|s| !gone.contains(&s.span_context.span_id()));
+            }
+        }
+    }
+
+    /// A trace that is not kept takes its stages along.
+    fn leave(&mut self, id: TraceId) {
+        if self.traces.get(&id).is_some_and(|spans| spans.roots == 0)
+            && let Some(spans) = self.traces.remove(&id)
+        {
+            self.waiting.remove(&spans.age);
+            self.waiting_spans -= spans.list.len();
         }
     }
 }
 
-/// Moves those stages from `waiting` to the trace that are below it.
-fn gather(waiting: &mut VecDeque<(TraceId, Stage)>, id: TraceId, trace: &mut Trace) {
-    while let Some(mut stage) = take_below(waiting, id, trace) {
-        stage.place(trace.root.began);
-        if trace.stages.len() < STAGES {
-            trace.stages.push(stage);
-        }
-    }
-    trace
-        .stages
-        .sort_by_key(|stage| (stage.start_us, -stage.duration_us));
+/// Strangers who ask for what is nowhere would push out what was asked.
+fn is_nowhere(root: &SpanData) -> bool {
+    let routed = |kv: &KeyValue| kv.key.as_str() == semconv::HTTP_ROUTE;
+    root.span_kind == SpanKind::Server && !root.attributes.iter().any(routed)
 }
 
-/// The newest first: a parent ends after its children.
-fn take_below(
-    waiting: &mut VecDeque<(TraceId, Stage)>,
-    id: TraceId,
-    trace: &Trace,
-) -> Option<Stage> {
-    let below = |(it, stage): &(TraceId, Stage)| *it == id && trace.is_parent_of(stage);
-    let at = waiting.iter().rposition(below)?;
-    waiting.remove(at).map(|(_, stage)| stage)
+/// The ids of `root` and of what hangs below it, however deep.
+fn family(root: SpanId, spans: &[Arc<SpanData>]) -> HashSet<SpanId> {
+    let mut ids = HashSet::from([root]);
+    // Most spans end before those that they hang below: a pass from the end finds nearly all.
+    let mut before = 0;
+    while before < ids.len() {
+        before = ids.len();
+        for span in spans.iter().rev() {
+            if ids.contains(&span.parent_span_id) {
+                ids.insert(span.span_context.span_id());
+            }
+        }
+    }
+    ids
 }
 
 impl Trace {
-    fn is_parent_of(&self, stage: &Stage) -> bool {
-        let is = |it: &Stage| it.id == stage.parent;
-        is(&self.root) || self.stages.iter().any(is)
-    }
-
-    fn holds(&self, waiting: &VecDeque<(TraceId, Stage)>) -> bool {
-        waiting
-            .back()
-            .is_some_and(|(_, stage)| self.is_parent_of(stage))
+    fn of(root: SpanId, spans: &[Arc<SpanData>]) -> Option<Self> {
+        let family = family(root, spans);
+        let is_root = |span: &&Arc<SpanData>| span.span_context.span_id() == root;
+        let root = spans.iter().find(is_root)?;
+        let began = root.start_time;
+        let mut stages: Vec<_> = spans
+            .iter()
+            .filter(|span| !is_root(span) && family.contains(&span.span_context.span_id()))
+            .map(|span| Stage::new(span, began))
+            .collect();
+        stages.sort_by_key(|stage| (stage.start_us, -stage.duration_us));
+        Some(Self {
+            trace_id: root.span_context.trace_id().to_string(),
+            at_ms: millis(began),
+            root: Stage::new(root, began),
+            stages,
+        })
     }
 }
 
 impl Stage {
-    fn new(span: &SpanData) -> Self {
+    /// Times count from `began`, the root's start.
+    fn new(span: &SpanData, began: SystemTime) -> Self {
+        let since = |at: SystemTime| match at.duration_since(began) {
+            Ok(later) => micros(later),
+            Err(earlier) => -micros(earlier.duration()),
+        };
         let took = span.end_time.duration_since(span.start_time);
         let moments = span.events.events.iter().map(|event| Moment {
             name: event.name.to_string(),
-            at_us: 0,
+            at_us: since(event.timestamp),
             attributes: attributes(&event.attributes),
-            at: event.timestamp,
         });
         Self {
             id: span.span_context.span_id().to_string(),
             parent: span.parent_span_id.to_string(),
             name: short(&span.name),
-            start_us: 0,
+            start_us: since(span.start_time),
             duration_us: micros(took.unwrap_or_default()),
             failed: matches!(span.status, Status::Error { .. }),
             attributes: attributes(&span.attributes),
             events: moments.collect(),
-            began: span.start_time,
-        }
-    }
-
-    /// Counts its times from the root's start.
-    fn place(&mut self, began: SystemTime) {
-        let since = |at: SystemTime| match at.duration_since(began) {
-            Ok(later) => micros(later),
-            Err(earlier) => -micros(earlier.duration()),
-        };
-        self.start_us = since(self.began);
-        for moment in &mut self.events {
-            moment.at_us = since(moment.at);
         }
     }
 }
@@ -252,7 +302,7 @@ impl SpanProcessor for Keeping {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        self.0.ended(&span);
+        self.0.ended(span);
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -289,3 +339,6 @@ impl<S: ShouldSample + Clone + 'static> ShouldSample for RecordAll<S> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

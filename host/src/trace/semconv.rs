@@ -127,5 +127,10 @@ const EXPORTED: &[&str] = &[
 
 /// Whether an attribute may be exported. `content`: content capture is switched on.
 pub fn exported(key: &str, content: bool) -> bool {
-    EXPORTED.contains(&key) || (content && [INPUT_MESSAGES, OUTPUT_MESSAGES].contains(&key))
+    EXPORTED.contains(&key) || (content && is_content(key))
+}
+
+/// Whether an attribute holds what people ask or what the model answers.
+pub fn is_content(key: &str) -> bool {
+    [INPUT_MESSAGES, OUTPUT_MESSAGES].contains(&key)
 }

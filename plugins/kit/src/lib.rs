@@ -8,6 +8,9 @@
 //! `items`, `enum`, `minimum`, `maximum`, `maxLength`, `default`. Keys that the schema does not
 //! name are errors.
 
+#[cfg(target_family = "wasm")]
+mod heap;
+
 use serde_json::{Map, Value};
 
 /// What `policy!` makes of the operator's table.

@@ -7,13 +7,14 @@
 
 mod reuse;
 mod room;
+mod shelf;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::plan::{Op, SeqId, Ticket, Time};
 use crate::types::{SessionKey, Token};
 use reuse::Source;
+use shelf::Shelf;
 
 /// Shared heads that are kept at once.
 pub const MAX_HEADS: usize = 4;
@@ -82,7 +83,7 @@ struct Parked {
 pub struct Kv {
     pool: Pool,
     seqs: Vec<Seq>,
-    parked: HashMap<SessionKey, Parked>,
+    parked: Shelf,
     tickets: Ticket,
     /// Sequences that may still be parked before the next step.
     parks: usize,
@@ -116,7 +117,7 @@ impl Kv {
         Self {
             pool,
             seqs,
-            parked: HashMap::new(),
+            parked: Shelf::default(),
             tickets: 0,
             parks: usize::MAX,
             ops: Vec::new(),
@@ -142,14 +143,9 @@ impl Kv {
         self.seqs.iter().map(Self::cost).sum()
     }
 
+    /// Sequences in RAM, and their bytes.
     pub fn parked(&self) -> (usize, u64) {
-        (
-            self.parked.len(),
-            self.parked
-                .values()
-                .map(|p| self.bytes(p.tokens.len()))
-                .sum(),
-        )
+        (self.parked.len(), self.bytes(self.parked.tokens()))
     }
 
     pub fn tokens(&self, seq: SeqId) -> &[Token] {

@@ -100,15 +100,10 @@ impl Kv {
             return;
         }
         while self.parked().1 + bytes > self.pool.park_bytes {
-            let oldest = self
-                .parked
-                .iter()
-                .min_by_key(|(_, p)| p.used)
-                .map(|(key, _)| key.clone());
-            match oldest {
-                Some(oldest) => self.discard_parked(&oldest),
-                None => break,
-            }
+            let Some(oldest) = self.parked.oldest().cloned() else {
+                break;
+            };
+            self.discard_parked(&oldest);
         }
         self.tickets += 1;
         let ticket = self.tickets;
@@ -134,9 +129,8 @@ impl Kv {
 
     /// Discards everything that is parked.
     pub fn shed(&mut self) {
-        let keys: Vec<SessionKey> = self.parked.keys().cloned().collect();
-        for key in keys {
-            self.discard_parked(&key);
+        while let Some(oldest) = self.parked.oldest().cloned() {
+            self.discard_parked(&oldest);
         }
     }
 
