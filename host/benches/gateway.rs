@@ -164,7 +164,17 @@ impl Client {
     /// The status; the answer lies in the buffer.
     async fn ask(&mut self, number: usize) -> u16 {
         // Each question is another one: the cache is asked and has nothing.
-        let body = format!("{{\"message\":\"question {number}\"}}");
+        self.post(format!("{{\"message\":\"question {number}\"}}"))
+            .await
+    }
+
+    /// Somebody who comes back.
+    async fn ask_in(&mut self, session: usize, number: usize) -> u16 {
+        let body = format!("{{\"message\":\"question {number}\",\"session_id\":\"s{session}\"}}");
+        self.post(body).await
+    }
+
+    async fn post(&mut self, body: String) -> u16 {
         let head = format!(
             "POST /chat/stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n\r\n{body}",
@@ -276,6 +286,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 async fn overhead() {
     let stent = Server::stent(&["engine.queue=1000"]).await;
+    // Without the disk's part: nothing that was said outlives the process.
+    let memory = Server::stent(&["engine.queue=1000", "sessions.store=memory"]).await;
     let mut first = Client::new(stent.address).await;
     assert_eq!(first.ask(usize::MAX).await, 200);
     let answer = first.payload();
@@ -286,37 +298,40 @@ async fn overhead() {
         answer.len()
     );
     // Warm both: pools, caches, the allocator.
-    for server in [&bare, &stent] {
+    for server in [&bare, &stent, &memory] {
         drive(server, Some(RATE / 2), 2).await;
     }
-    let (mut of_bare, mut of_stent) = (Vec::new(), Vec::new());
+    let (mut of_bare, mut of_stent, mut of_memory) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         for (name, server, figures) in [
             ("bare", &bare, &mut of_bare),
             ("stent", &stent, &mut of_stent),
+            ("memory", &memory, &mut of_memory),
         ] {
             let found = drive(server, Some(RATE), SECONDS).await;
             println!(
-                "round {round} {name:5}: {:6.0}/s, p50 {:.3} ms, p99 {:.3} ms, CPU {:.0} us a request",
+                "round {round} {name:6}: {:6.0}/s, p50 {:.3} ms, p99 {:.3} ms, CPU {:.0} us a request",
                 found.rate, found.p50, found.p99, found.cpu_us
             );
             figures.push(found);
         }
     }
-    let added = |what: fn(&Figures) -> f64| {
-        let of = |all: &[Figures]| median(all.iter().map(what).collect());
-        of(&of_stent) - of(&of_bare)
-    };
-    println!(
-        "added: p50 {:.3} ms, p99 {:.3} ms, CPU {:.0} us a request",
-        added(|f| f.p50),
-        added(|f| f.p99),
-        added(|f| f.cpu_us)
-    );
-    for (name, server) in [("bare", &bare), ("stent", &stent)] {
+    for (name, found) in [("stent", &of_stent), ("memory", &of_memory)] {
+        let added = |what: fn(&Figures) -> f64| {
+            let of = |all: &[Figures]| median(all.iter().map(what).collect());
+            of(found) - of(&of_bare)
+        };
+        println!(
+            "added by {name}: p50 {:.3} ms, p99 {:.3} ms, CPU {:.0} us a request",
+            added(|f| f.p50),
+            added(|f| f.p99),
+            added(|f| f.cpu_us)
+        );
+    }
+    for (name, server) in [("bare", &bare), ("stent", &stent), ("memory", &memory)] {
         let most = drive(server, None, 3).await;
         println!(
-            "as fast as it goes, {name:5}: {:.0}/s, CPU {:.0} us a request",
+            "as fast as it goes, {name:6}: {:.0}/s, CPU {:.0} us a request",
             most.rate, most.cpu_us
         );
     }
@@ -325,7 +340,15 @@ async fn overhead() {
 /// 200 clients, four slots, a queue of 64: whoever is refused knows at once.
 async fn overload() {
     const CLIENTS: usize = 200;
-    let sets = ["engine.queue=64", "engine.script.token=5ms"];
+    // What may grow is bounded so that the first waves reach the bounds.
+    let sets = [
+        "engine.queue=64",
+        "engine.script.token=5ms",
+        "engine.kv_park_bytes=64KiB",
+        "cache.max_bytes=256KiB",
+        "policies.remember=256KiB",
+        "sessions.max_exchanges=4",
+    ];
     let server = Server::stent(&sets).await;
     let mut before = 0;
     for wave in 0..4 {
@@ -337,7 +360,8 @@ async fn overload() {
                 let (mut refused, mut answered) = (Vec::new(), 0);
                 for n in 0..20 {
                     let asked = Instant::now();
-                    match client_of.ask(wave * 1_000_000 + client * 1000 + n).await {
+                    let number = wave * 1_000_000 + client * 1000 + n;
+                    match client_of.ask_in(client, number).await {
                         200 => answered += 1,
                         429 => {
                             let head = String::from_utf8_lossy(&client_of.buffer).to_lowercase();

@@ -14,6 +14,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use stent::access;
 use stent::config::{Config, Overrides};
 
+/// Requests are allocated on one thread and freed on another, all the time, which the system's
+/// allocator does at an eighth of a request's cost more (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// An LLM inference gateway with live-swappable WebAssembly policies.
 #[derive(Parser)]
 #[command(name = "stent", version = version())]
