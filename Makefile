@@ -99,7 +99,7 @@ receiver: build
 	tests/jaeger.py target/release/stent target/jaeger/debug/receiver $(if $(SCREENSHOT),--screenshot $(SCREENSHOT))
 
 # The rules on made-up samples, then a real Prometheus on a real gateway.
-rules: build
+rules: build redis
 	@command -v promtool >/dev/null || deploy/setup/apt.sh prometheus
 	promtool check config deploy/prometheus/prometheus.yml
 	promtool test rules deploy/prometheus/rules.test.yml

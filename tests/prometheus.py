@@ -4,14 +4,16 @@
     prometheus.py target/release/stent
 
 Proves what promtool cannot: exemplars arrive with the trace ids of the answers, every metric has a
-help text and a type, the rules run on real samples, and every name that rules and dashboard use is
-a metric that Prometheus got. prometheus and promtool are Debian's package prometheus.
+help text and a type, the rules run on real samples, every name that rules and dashboard use is a
+metric that Prometheus got, and the alerts of a Redis that is gone rise. prometheus and promtool are
+Debian's package prometheus, redis-server is its own.
 """
 
 import contextlib
 import json
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,11 @@ def ask(url, body=None):
     data = json.dumps(body).encode() if body else None
     headers = {"content-type": "application/json"} if body else {}
     return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60)
+
+
+def connects(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 def config(work, admin):
@@ -57,12 +64,18 @@ def used(rules):
 def main(stent):
     with contextlib.ExitStack() as stack:
         work = stack.enter_context(tempfile.TemporaryDirectory())
-        public, admin, port = (free_port() for _ in range(3))
+        public, admin, port, shared = (free_port() for _ in range(4))
         log = open(f"{work}/log", "w")
+        redis = stack.enter_context(running(
+            ["redis-server", "--port", str(shared), "--bind", "127.0.0.1", "--save", "", "--dir", work],
+            stdout=log, stderr=log))
+        wait("redis is there", lambda: connects(shared))
         stack.enter_context(running(
             [stent, "serve", "--listen", f"127.0.0.1:{public}", "--admin", f"127.0.0.1:{admin}",
              "--policies", f"{work}/policies", "--data", f"{work}/data",
-             "--set", "engine.kind=scripted"], stdout=log, stderr=log))
+             "--set", "engine.kind=scripted", "--set", f"cache.store=redis://127.0.0.1:{shared}/0",
+             # A busy machine is no trouble of Redis.
+             "--set", "cache.timeout=1s"], stdout=log, stderr=log))
         wait("stent is ready", lambda: answers(f"http://127.0.0.1:{public}/ready"))
         rules = config(work, admin)
         stack.enter_context(running(
@@ -110,6 +123,11 @@ def main(stent):
         units = [name for name in ours if name.endswith(("_seconds", "_bytes"))]
         wrong = [name for name in units if ours[name]["unit"] not in ("seconds", "bytes")]
         assert len(units) > 8 and not wrong, wrong
+        redis.terminate()
+        redis.wait()
+        rising = lambda: {rule["name"] for rule in group() if rule.get("state") in ("pending", "firing")}
+        wait("the loss of Redis is told", lambda: chat() or rising() >= {
+            "StentRedisDown", "StentRedisDegraded"})
         print(f"prometheus: ok, exemplars of {len(traces)} answers, {len(names)} names in use, "
               f"{len(ours)} metrics with help texts, {len(group())} rules run")
 

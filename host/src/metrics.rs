@@ -11,6 +11,7 @@ mod names;
 mod process;
 mod readings;
 mod recent;
+mod servers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,7 @@ use readings::Readers;
 pub use readings::Readings;
 pub use recent::FirstWords;
 use recent::Recent;
+pub use servers::Server;
 
 /// `Content-Type` of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -124,9 +124,24 @@ struct Shared {
     /// TCP still believes in.
     manager: ArcSwap<ConnectionManager>,
     state: Mutex<State>,
+    uses: AtomicU64,
+    /// Microseconds that they took.
+    waited: AtomicU64,
     failures: AtomicU64,
-    refused: AtomicU64,
+    skipped: AtomicU64,
     timeout: Duration,
+}
+
+/// What became of all uses so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Those that were tried, and how long they took together.
+    pub uses: u64,
+    pub waited: Duration,
+    /// Those that failed, and failed probes.
+    pub failures: u64,
+    /// Those that were not tried, because the server was known to be down.
+    pub skipped: u64,
 }
 
 struct State {
@@ -159,8 +174,10 @@ impl Redis {
                 health,
                 in_a_row: 0,
             }),
+            uses: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
             timeout,
         });
         probe::start(&shared);
@@ -187,11 +204,13 @@ impl Redis {
         F: Future<Output = Result<T, RedisError>>,
     {
         if !self.is_healthy() {
-            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            self.shared.skipped.fetch_add(1, Ordering::Relaxed);
             return Err(Trouble::Down);
         }
         let connection = ConnectionManager::clone(&self.shared.manager.load());
+        let start = Instant::now();
         let done = tokio::time::timeout(self.timeout, action(connection)).await;
+        self.shared.used(start.elapsed());
         let result = match done {
             Ok(result) => result.map_err(Trouble::from),
             Err(_) => Err(Trouble::Slow),
@@ -247,10 +266,15 @@ impl Redis {
         })
     }
 
-    /// Uses that failed, and those that were not tried because the server was known to be down.
-    pub fn failures(&self) -> (u64, u64) {
+    /// For the metrics.
+    pub fn counts(&self) -> Counts {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (read(&self.shared.failures), read(&self.shared.refused))
+        Counts {
+            uses: read(&self.shared.uses),
+            waited: Duration::from_micros(read(&self.shared.waited)),
+            failures: read(&self.shared.failures),
+            skipped: read(&self.shared.skipped),
+        }
     }
 
     /// How long one use may take.
@@ -266,6 +290,12 @@ impl Redis {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn used(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.uses.fetch_add(1, Ordering::Relaxed);
+        self.waited.fetch_add(micros, Ordering::Relaxed);
     }
 
     /// Takes down how a use ended. An error that the server itself answers is a failure of that

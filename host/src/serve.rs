@@ -4,6 +4,7 @@ mod files;
 mod limit;
 mod manager;
 pub mod reload;
+mod scrape;
 mod signals;
 mod sockets;
 
@@ -138,7 +139,7 @@ async fn run(
     ));
     let most = usize::try_from(server.max_connections).unwrap_or(usize::MAX);
     let rooms = [http::Room::new(most), http::Room::new(most)];
-    read_at_scrape(&gateway, tracing, Arc::clone(&starts), rooms.clone());
+    scrape::read(&gateway, tracing, Arc::clone(&starts), rooms.clone());
 
     let app = Arc::new(App {
         gateway: Arc::clone(&gateway),
@@ -297,47 +298,6 @@ fn gateway(
         answers: TaskTracker::new(),
         cut: CancellationToken::new(),
     }
-}
-
-/// Gauges are read when somebody looks.
-fn read_at_scrape(
-    gateway: &Arc<Gateway>,
-    tracing: &trace::Guard,
-    starts: Arc<Starts>,
-    rooms: [Arc<http::Room>; 2],
-) {
-    let (counts, weak) = (tracing.counts(), Arc::downgrade(gateway));
-    gateway.metrics.on_scrape(move |readings| {
-        let Some(gateway) = weak.upgrade() else {
-            return;
-        };
-        let status = gateway.engine.status();
-        readings.queue_depth = Some(status.queued);
-        for state in ["idle", "prefill", "decode"] {
-            let slots = status
-                .slots
-                .iter()
-                .filter(|slot| slot.state == state)
-                .count();
-            readings.slots.push((state, slots));
-        }
-        readings.kv_cells_used = Some(status.kv_cells_used);
-        readings.kv_cells = Some(status.kv_cells);
-        readings.sessions = gateway
-            .sessions
-            .count()
-            .and_then(|n| usize::try_from(n).ok());
-        readings.cache_entries = Some(gateway.cache.entries());
-        readings.cache_bytes = Some(gateway.cache.bytes());
-        readings.policy_generation = Some(gateway.policies.generation());
-        readings.policy_generations_live = Some(gateway.policies.live_generations());
-        readings.policy_alarms = Some(gateway.policies.alarms().len());
-        readings.restarts = Some(starts.restarts().day);
-        readings.connections = Some(rooms.iter().map(|room| room.open()).sum());
-        readings.connections_refused = Some(rooms.iter().map(|room| room.refused()).sum());
-        readings.spans_ended = Some(counts.ended());
-        readings.spans_dropped = Some(counts.dropped());
-    });
 }
 
 /// Policy calls and reloads, counted.

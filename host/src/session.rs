@@ -22,8 +22,9 @@ pub use crate::seal::{KEYS_VARIABLE, Keys};
 pub use error::SessionError;
 pub use record::{Exchange, Record, Session};
 pub use settings::{OnBusy, OnFailure, Settings, Where};
-pub use store::Store;
+pub use store::{Place, Store};
 
+use crate::redis::Redis;
 use crate::types::SessionKey;
 use line::{Line, Ticket};
 use store::{Addition, Begun, Lease, Stored};
@@ -53,14 +54,14 @@ pub struct Writer {
 pub struct Opened {
     pub session: Session,
     pub writer: Writer,
-    /// Which store it came from: the configured one's name, or `local` while that is in trouble.
-    pub place: &'static str,
+    /// Which store it came from.
+    pub place: Place,
 }
 
 /// Where an exchange went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    pub place: &'static str,
+    pub place: Place,
     /// `ok`; `anew` where the session was gone from the store; `forgotten` where somebody asked
     /// for that meanwhile, and nothing was kept.
     pub result: &'static str,
@@ -190,6 +191,11 @@ impl Sessions {
         self.store.name()
     }
 
+    /// The server that hosts share, where sessions are on one.
+    pub fn server(&self) -> Option<&Redis> {
+        self.store.server()
+    }
+
     /// Standing trouble of the store, and whether requests are refused for it.
     pub fn trouble(&self) -> Option<(String, bool)> {
         let refuses = self.settings.on_store_failure == OnFailure::Refuse;
@@ -217,11 +223,11 @@ impl Writer {
             result: "forgotten",
         };
         let Some(lease) = self.lease.take() else {
-            return Ok(forgotten(self.store.name()));
+            return Ok(forgotten(self.store.name().into()));
         };
         if self.ticket.forgotten() {
             self.store.release(&self.key, lease).await;
-            return Ok(forgotten(self.store.name()));
+            return Ok(forgotten(self.store.name().into()));
         }
         let addition = Addition {
             record: Arc::new(exchange.into_record(self.next)),

@@ -1,9 +1,12 @@
 //! The whole trace of a request for each way in which it can end, as a receiver gets it.
 
+mod again;
 mod around;
 mod expected;
+mod hosts;
 mod routes;
 mod traced;
+mod upstream;
 
 use std::sync::Arc;
 

@@ -6,4 +6,4 @@ mod limits;
 mod manager;
 mod reload;
 mod upgrade;
-mod upstreams;
+pub mod upstreams;

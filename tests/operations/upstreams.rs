@@ -1,6 +1,6 @@
 //! Two Stents behind a third, and a server that does what no good server does.
 
-mod odd;
+pub mod odd;
 
 use serde_json::{Value, json};
 

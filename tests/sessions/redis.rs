@@ -48,8 +48,9 @@ async fn a_killed_server_costs_little_and_is_used_again_when_it_is_back() {
         sentence.starts_with("Redis at redis://127.0.0.1:"),
         "{sentence}"
     );
-    let (failed, refused) = redis.failures();
-    assert!(failed >= 3 && refused >= 1, "{failed} {refused}");
+    let counts = redis.counts();
+    assert!(counts.failures >= 3 && counts.skipped >= 1, "{counts:?}");
+    assert!(counts.uses >= 1 && !counts.waited.is_zero(), "{counts:?}");
     server.restart();
     until("it is healthy again", async || redis.is_healthy()).await;
     until("it answers", async || echo(&redis).await.is_ok()).await;
@@ -106,7 +107,7 @@ async fn an_error_that_the_server_answers_is_told_and_does_not_make_it_down() {
         assert_eq!(pushed, Err(Trouble::Refused("WRONGTYPE")));
     }
     assert!(redis.is_healthy());
-    assert_eq!(redis.failures().0, 5);
+    assert_eq!(redis.counts().failures, 5);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! A person's words go through a real gateway and turn up in nothing that an operator keeps: not in
 //! spans, log, metrics or admin pages; with content capture on, in two attributes of spans alone.
 
+mod elsewhere;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -45,6 +47,12 @@ async fn kept(server: &Server, spans: &[Received]) -> Vec<(String, String)> {
         assert_eq!(response.status(), 200, "{page}");
         all.push((page.into(), response.text().await.unwrap()));
     }
+    // What the script says is the operator's own.
+    let mut config = server.admin("/admin/config").await;
+    config["config"]["engine"]["script"]["text"].take();
+    all.push(("/admin/config".into(), config.to_string()));
+    let ready = server.client.get(format!("{}/ready", server.base)).send();
+    all.push(("/ready".into(), ready.await.unwrap().text().await.unwrap()));
     all
 }
 
@@ -171,7 +179,15 @@ fn gossips() -> [(&'static str, Vec<u8>); 2] {
     [("guard.wasm", guard.core()), ("filter.wasm", filter.core())]
 }
 
+/// A server whose policies say aloud what they read, or fail.
 async fn start(sets: &[&str], receiver: &Receiver) -> Server {
+    // Its fault is told in log, spans and metrics.
+    let bad = ("trim.wasm", Guest::trimmer("bad", TRAP).core());
+    let [guard, filter] = gossips();
+    start_with(&[guard, filter, bad], sets, receiver).await
+}
+
+async fn start_with(policies: &[(&str, Vec<u8>)], sets: &[&str], receiver: &Receiver) -> Server {
     let endpoint = format!("telemetry.otlp={}", receiver.endpoint());
     let said = format!("engine.script.text=I say {SAID} to everyone.");
     let own = [
@@ -181,12 +197,9 @@ async fn start(sets: &[&str], receiver: &Receiver) -> Server {
         &said,
         &endpoint,
     ];
-    // A policy that fails: its fault is told in log, spans and metrics.
-    let bad = Guest::trimmer("bad", TRAP).core();
-    let server = Server::launch(&[&own, sets].concat(), |policies| {
-        std::fs::write(policies.join("trim.wasm"), bad).unwrap();
-        for (file, policy) in gossips() {
-            std::fs::write(policies.join(file), policy).unwrap();
+    let server = Server::launch(&[&own, sets].concat(), |folder| {
+        for (file, policy) in policies {
+            std::fs::write(folder.join(file), policy).unwrap();
         }
     });
     server

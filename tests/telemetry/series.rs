@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use stent::access::Digest;
 
+use crate::support::redis::RedisServer;
 use crate::support::server::Server;
 
 /// Names and labels, without values and exemplars.
@@ -166,4 +167,61 @@ async fn a_prefix_break_names_the_policy_that_caused_it() {
     let digest = trim["sha256"].as_str().unwrap().get(..12).unwrap();
     assert!(line.contains(digest), "{line}: {trim}");
     assert_eq!(breaks("prompt").await, None);
+}
+
+/// A way to Redis is told with its state, its uses and how long they took.
+#[tokio::test]
+async fn the_servers_that_hosts_share_are_told_up_and_down() {
+    let mut redis = RedisServer::start();
+    let (sessions, cache) = (
+        format!("sessions.store={}", redis.url()),
+        format!("cache.store={}", redis.url()),
+    );
+    let sets = [
+        "engine.kind=scripted",
+        "policies.cache.scope=tenant",
+        "policies.cache.config.scope=tenant",
+        // A busy machine is no trouble of Redis.
+        "sessions.timeout=1s",
+        "cache.timeout=1s",
+        &sessions,
+        &cache,
+    ];
+    let server = Server::start(&sets).await;
+    server.chat("hello", "one").await;
+    let told = async |name: &str, store: &str| {
+        let metrics = server.metrics().await;
+        let start = format!("stent_redis_{name}{{store=\"{store}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        let value = line.unwrap_or_else(|| panic!("no {start}: {metrics}"));
+        value.parse::<f64>().unwrap()
+    };
+    for store in ["sessions", "cache"] {
+        assert_eq!(told("up", store).await, 1.0);
+        assert_eq!(told("skipped_total", store).await, 0.0);
+        let (uses, seconds) = (
+            told("uses_total", store).await,
+            told("wait_seconds_total", store).await,
+        );
+        assert!(uses >= 2.0 && seconds > 0.0, "{uses} {seconds}");
+    }
+    redis.kill();
+    for store in ["sessions", "cache"] {
+        server
+            .until("it is down", async |_| told("up", store).await == 0.0)
+            .await;
+        assert!(told("failures_total", store).await >= 3.0);
+    }
+    let refused = server.post("/chat", json!({ "message": "x", "session_id": "one" }));
+    assert_eq!(refused.await.status(), 503);
+    assert!(told("skipped_total", "sessions").await >= 1.0);
+    redis.restart();
+    for store in ["sessions", "cache"] {
+        server
+            .until("it is back", async |_| told("up", store).await == 1.0)
+            .await;
+    }
+    // Where nothing is shared there is nothing to tell.
+    let alone = Server::start(&["engine.kind=scripted"]).await;
+    assert!(!alone.metrics().await.contains("stent_redis"));
 }

@@ -1,6 +1,6 @@
 //! A collector that is down, hung, or back again costs spans and nothing else.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use stent::trace::{self, Counts, Guard, Protocol, Settings, spans};
@@ -8,7 +8,7 @@ use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::otlp::Receiver;
-use crate::support::server::Server;
+use crate::support::server::{Server, free_port};
 
 /// More than the queue holds.
 const SPANS: u64 = 20_000;
@@ -161,6 +161,54 @@ async fn a_gateway_outlives_every_trouble_of_its_collector() {
     // 3 s for the last spans; the machine may be busy.
     let took = start.elapsed();
     assert!(took < Duration::from_secs(10), "the end took {took:?}");
+}
+
+/// A real process whose collector takes connections and never answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_a_hung_collector_serves_and_ends_in_time() {
+    for protocol in ["grpc", "http"] {
+        let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("telemetry.otlp=http://{}", deaf.local_addr().unwrap());
+        let protocol = format!("telemetry.protocol={protocol}");
+        let sets = [
+            "engine.kind=scripted",
+            "cache.store=off",
+            &endpoint,
+            &protocol,
+        ];
+        let mut server = Server::start(&sets).await;
+        // Nobody waits for the collector, which takes 3 s of each batch. So few requests never fill
+        // the queue: what is dropped are batches, one after the other.
+        let (mut all, mut lost) = (Vec::new(), vec![0]);
+        while lost.len() < 4 {
+            let start = Instant::now();
+            server.chat("hello", &format!("hung-{}", all.len())).await;
+            all.push(start.elapsed());
+            let dropped = server.gauge("stent_spans_dropped_total").await;
+            if dropped > lost[lost.len() - 1] {
+                lost.push(dropped);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        all.sort_unstable();
+        let (median, most) = (all[all.len() / 2], all[all.len() - 1]);
+        assert!(
+            median < Duration::from_millis(500) && most < Duration::from_secs(3),
+            "{protocol}: {all:?}"
+        );
+        // Each lost batch was counted, and one line tells of them.
+        let told = server.log().matches("the trace collector failed").count();
+        assert_eq!(told, 1, "{}", server.log());
+        let start = Instant::now();
+        server.terminate();
+        assert_eq!(server.ended().await, 0, "{}", server.log());
+        let took = start.elapsed();
+        println!("{protocol}: the end took {took:?}");
+        assert!(
+            took < Duration::from_secs(5),
+            "{protocol}: the end took {took:?}"
+        );
+    }
 }
 
 #[test]

@@ -114,7 +114,11 @@ impl Writer {
             End::Failed(error) => self.fail(error).await,
             End::Undelivered(Undelivered::Slow(error)) => self.fail(error).await,
             End::Undelivered(Undelivered::Gone) => {
-                spans::event(&self.turn.ask.span, "client_disconnected", &[]);
+                let why = match self.parts.is_stopped() {
+                    true => "stopped",
+                    false => "client_disconnected",
+                };
+                spans::event(&self.turn.ask.span, why, &[]);
                 let summary = Summary {
                     finish: Finish::Cancelled,
                     ..self.so_far()

@@ -44,20 +44,12 @@ pub async fn remember(
     };
     match sessions.append(writer, exchange).await {
         Ok(kept) => {
-            spans::session_place(&span, kept.place);
             spans::turns(&span, turn.messages.len() / 2);
-            let result = if kept.place == "local" {
-                "local"
-            } else {
-                kept.result
-            };
-            turn.gateway.metrics.session("append", result);
+            turn.told_sessions("append", &span, kept.place, kept.result);
             Ok(())
         }
         Err(error) => {
-            spans::session_place(&span, sessions.store_name());
-            spans::failed(&span, error.kind());
-            turn.gateway.metrics.session("append", error.kind());
+            turn.told_session_error("append", &span, &error);
             Err(error.into())
         }
     }

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use super::process::Process;
+use super::servers::Server;
 
 /// One scrape's values; each stage fills in its own through [`super::Metrics::on_scrape`].
 /// `None` is left out of the exposition: no reader knows it.
@@ -33,6 +34,8 @@ pub struct Readings {
     pub policy_alarms: Option<usize>,
     /// Starts of the last 24 hours that followed another.
     pub restarts: Option<usize>,
+    /// The servers that hosts share, by what they are used for.
+    pub servers: Vec<Server>,
     /// Open connections of both addresses, and those for which there was no room.
     pub connections: Option<usize>,
     pub connections_refused: Option<u64>,
@@ -142,6 +145,7 @@ impl Readings {
             None,
             self.connections_refused,
         )?;
+        Server::encode(&self.servers, out)?;
         out.counter(
             "stent_spans_ended",
             "Spans that ended",
@@ -192,7 +196,7 @@ impl Process {
     }
 }
 
-struct Writer<'a>(DescriptorEncoder<'a>);
+pub(super) struct Writer<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Writer<'_> {
     fn gauge(&mut self, name: &str, help: &str, value: Option<i64>) -> fmt::Result {

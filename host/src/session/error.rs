@@ -47,6 +47,14 @@ impl From<SealError> for SessionError {
 }
 
 impl SessionError {
+    /// What is wrong with the store, in a fixed word; `None` where it is not the store's fault.
+    pub fn trouble(&self) -> Option<&'static str> {
+        match self {
+            Self::Store { kind, .. } => Some(kind),
+            _ => None,
+        }
+    }
+
     /// A fixed word, for labels and spans.
     pub fn kind(&self) -> &'static str {
         match self {

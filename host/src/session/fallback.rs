@@ -14,10 +14,10 @@ use super::error::SessionError;
 use super::memory::Memory;
 use super::redis::Shared;
 use super::settings::Settings;
-use super::store::{Addition, Begun, Lease, Records, Store, Stored, Work};
+use super::store::{Addition, Begun, Lease, Place, Records, Store, Stored, Work};
+use crate::redis::Redis;
 use crate::types::SessionKey;
 
-const LOCAL: &str = "local";
 /// How often it is tried to hand over.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -81,9 +81,17 @@ impl Owed {
     }
 }
 
+/// Here, because of that.
+fn local(trouble: Option<&'static str>) -> Place {
+    Place {
+        store: "local",
+        trouble,
+    }
+}
+
 /// Whether the store is the reason: other errors are the same anywhere.
 fn is_trouble(error: &SessionError) -> bool {
-    matches!(error, SessionError::Store { .. })
+    error.trouble().is_some()
 }
 
 impl Fallback {
@@ -144,7 +152,7 @@ impl Fallback {
         Ok(Begun {
             records: self.seen.get(key).unwrap_or_default(),
             lease: Lease::Local,
-            place: LOCAL,
+            place: local(Some(trouble.kind())),
         })
     }
 }
@@ -218,10 +226,11 @@ impl Store for Fallback {
         key: &'a SessionKey,
         lease: Lease,
         addition: Addition,
-    ) -> Work<'a, (Stored, &'static str)> {
+    ) -> Work<'a, (Stored, Place)> {
         Box::pin(async move {
             if matches!(lease, Lease::Local) {
-                return Ok((self.remember(key, addition), LOCAL));
+                // What kept Redis from being used was told when the turn began.
+                return Ok((self.remember(key, addition), local(None)));
             }
             match self.redis.append(key, lease, addition.clone()).await {
                 Ok((stored, place)) => {
@@ -230,7 +239,10 @@ impl Store for Fallback {
                     }
                     Ok((stored, place))
                 }
-                Err(error) if is_trouble(&error) => Ok((self.remember(key, addition), LOCAL)),
+                Err(error) if is_trouble(&error) => {
+                    let place = local(Some(error.kind()));
+                    Ok((self.remember(key, addition), place))
+                }
                 Err(error) => Err(error),
             }
         })
@@ -278,6 +290,10 @@ impl Store for Fallback {
 
     fn count(&self) -> Option<u64> {
         self.redis.count()
+    }
+
+    fn server(&self) -> Option<&Redis> {
+        self.redis.server()
     }
 
     fn trouble(&self) -> Option<String> {

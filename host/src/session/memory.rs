@@ -6,7 +6,7 @@ use futures::future::{BoxFuture, ready};
 use moka::sync::Cache;
 
 use super::settings::Settings;
-use super::store::{Addition, Begun, Lease, Records, Store, Stored, Work};
+use super::store::{Addition, Begun, Lease, Place, Records, Store, Stored, Work};
 use crate::types::SessionKey;
 
 /// One writer at a time is the line's business, so that reading and writing back is safe.
@@ -67,7 +67,7 @@ impl Store for Memory {
         let begun = Begun {
             records: self.get(key).unwrap_or_default(),
             lease: Lease::Ours,
-            place: self.name(),
+            place: self.name().into(),
         };
         Box::pin(ready(Ok(Some(begun))))
     }
@@ -77,9 +77,9 @@ impl Store for Memory {
         key: &'a SessionKey,
         _: Lease,
         addition: Addition,
-    ) -> Work<'a, (Stored, &'static str)> {
+    ) -> Work<'a, (Stored, Place)> {
         let stored = self.add(key, addition);
-        Box::pin(ready(Ok((stored, self.name()))))
+        Box::pin(ready(Ok((stored, self.name().into()))))
     }
 
     fn release<'a>(&'a self, _: &'a SessionKey, _: Lease) -> BoxFuture<'a, ()> {

@@ -19,7 +19,7 @@ use super::error::SessionError;
 use super::format;
 use super::record::{Record, now_ms};
 use super::settings::Settings;
-use super::store::{Addition, Begun, Lease, Records, Store, Stored, Work};
+use super::store::{Addition, Begun, Lease, Place, Records, Store, Stored, Work};
 use crate::seal::Keys;
 use crate::types::SessionKey;
 use file::File;
@@ -145,7 +145,7 @@ impl Store for Redb {
             Ok(Some(Begun {
                 records: self.decode(key, raw)?,
                 lease: Lease::File { lock, forgotten },
-                place: self.name(),
+                place: self.name().into(),
             }))
         })
     }
@@ -155,7 +155,7 @@ impl Store for Redb {
         key: &'a SessionKey,
         lease: Lease,
         addition: Addition,
-    ) -> Work<'a, (Stored, &'static str)> {
+    ) -> Work<'a, (Stored, Place)> {
         Box::pin(async move {
             let seen = match &lease {
                 Lease::File { forgotten, .. } => *forgotten,
@@ -168,7 +168,7 @@ impl Store for Redb {
             let stored = self.writer.change(append).await?;
             // Until then nobody else may write.
             drop(lease);
-            Ok((stored, self.name()))
+            Ok((stored, self.name().into()))
         })
     }
 

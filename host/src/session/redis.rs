@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use super::error::SessionError;
 use super::format;
 use super::settings::Settings;
-use super::store::{Addition, Begun, Lease, Records, Store, Stored, Work};
+use super::store::{Addition, Begun, Lease, Place, Records, Store, Stored, Work};
 use crate::redis::{Address, FromRedisValue, Redis, Script, ScriptInvocation, Trouble, cmd};
 use crate::seal::Keys;
 use crate::types::{SessionId, SessionKey, TenantId};
@@ -210,7 +210,7 @@ impl Store for Shared {
             Ok(Some(Begun {
                 records,
                 lease: Lease::Shared(token),
-                place: self.name(),
+                place: self.name().into(),
             }))
         })
     }
@@ -220,7 +220,7 @@ impl Store for Shared {
         key: &'a SessionKey,
         lease: Lease,
         addition: Addition,
-    ) -> Work<'a, (Stored, &'static str)> {
+    ) -> Work<'a, (Stored, Place)> {
         Box::pin(async move {
             let token = match &lease {
                 Lease::Shared(token) => &**token,
@@ -245,7 +245,7 @@ impl Store for Shared {
                 "forgotten" => Stored::Forgotten,
                 _ => Stored::Taken,
             };
-            Ok((stored, self.name()))
+            Ok((stored, self.name().into()))
         })
     }
 
@@ -320,6 +320,10 @@ impl Store for Shared {
 
     fn count(&self) -> Option<u64> {
         None
+    }
+
+    fn server(&self) -> Option<&Redis> {
+        Some(&self.redis)
     }
 
     fn trouble(&self) -> Option<String> {

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use super::error::SessionError;
 use super::record::Record;
 use super::redb::Lock;
+use crate::redis::Redis;
 use crate::types::SessionKey;
 
 /// What a store's method gives back, in its own time.
@@ -65,8 +66,25 @@ impl Lease {
 pub struct Begun {
     pub records: Records,
     pub lease: Lease,
-    /// The store's name, or `local`.
-    pub place: &'static str,
+    pub place: Place,
+}
+
+/// Which store was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The configured store's name, or `local` while that is in trouble.
+    pub store: &'static str,
+    /// What went wrong with the configured one just now, in a fixed word.
+    pub trouble: Option<&'static str>,
+}
+
+impl From<&'static str> for Place {
+    fn from(store: &'static str) -> Self {
+        Self {
+            store,
+            trouble: None,
+        }
+    }
 }
 
 /// What became of a record.
@@ -97,7 +115,7 @@ pub trait Store: Send + Sync {
         key: &'a SessionKey,
         lease: Lease,
         addition: Addition,
-    ) -> Work<'a, (Stored, &'static str)>;
+    ) -> Work<'a, (Stored, Place)>;
 
     /// Gives a lease back without having written.
     fn release<'a>(&'a self, key: &'a SessionKey, lease: Lease) -> BoxFuture<'a, ()>;
@@ -119,6 +137,11 @@ pub trait Store: Send + Sync {
     fn replace<'a>(&'a self, key: &'a SessionKey, lease: Lease, records: Records) -> Work<'a, ()>;
 
     fn count(&self) -> Option<u64>;
+
+    /// The server that hosts share, where it is one.
+    fn server(&self) -> Option<&Redis> {
+        None
+    }
 
     /// Standing trouble in one sentence.
     fn trouble(&self) -> Option<String> {

@@ -138,6 +138,11 @@ impl Parts {
         }
     }
 
+    /// Whether somebody asked for the end of a kept answer.
+    pub fn is_stopped(&self) -> bool {
+        matches!(&self.0, Sink::Kept(recording) if recording.is_stopped())
+    }
+
     /// Resolves when the client has left, and for a kept answer when it did not come back.
     pub async fn gone(&self) {
         match &self.0 {

@@ -171,7 +171,8 @@ pub fn waits_for(wait: &Span, leader: SpanContext) {
     wait.add_link(leader);
 }
 
-/// A server that hosts share could not be used; the request goes on without it.
+/// Where sessions lie, or a server that hosts share, could not be used. The request goes on without it,
+/// or says why it does not.
 pub fn store_failure(span: &Span, kind: &'static str) {
     event(span, "store_failure", &[(ERROR_TYPE, Value::from(kind))]);
 }
@@ -309,7 +310,7 @@ pub fn failed(span: &Span, kind: &'static str) {
     span.set_status(Status::error(kind));
 }
 
-/// A moment within a span: `first_byte`, `first_token`, `client_disconnected`,
+/// A moment within a span: `first_byte`, `first_token`, `client_disconnected`, `stopped`,
 /// `context_trimmed`, `policy_fault`, `store_failure`. Attributes pass the same allow-list as a span's.
 pub fn event(span: &Span, name: &'static str, attributes: &[(&'static str, Value)]) {
     let attributes = attributes

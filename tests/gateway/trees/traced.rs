@@ -50,6 +50,15 @@ impl Traced {
     /// `prepare` puts policies into their folder.
     pub async fn with(sets: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let receiver = Arc::new(Receiver::start(Protocol::Grpc));
+        Self::into(receiver, sets, prepare).await
+    }
+
+    /// Another server whose spans arrive at the same place.
+    pub async fn beside(&self, sets: &[&str]) -> Self {
+        Self::into(Arc::clone(&self.receiver), sets, |_| {}).await
+    }
+
+    async fn into(receiver: Arc<Receiver>, sets: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let endpoint = format!("telemetry.otlp={}", receiver.endpoint());
         // Each policy is asked anew: what was decided before has a test of its own.
         let own = [
@@ -70,6 +79,15 @@ impl Traced {
     pub async fn ask(&self, message: &str, session: &str) -> Response {
         let body = json!({ "message": message, "session_id": session });
         self.server.post("/chat/stream", body).await
+    }
+
+    /// A stream that has said its first words, and its trace.
+    pub async fn begun(&self, message: &str, session: &str) -> (String, Frames) {
+        let response = self.ask(message, session).await;
+        let trace = trace_of(&response);
+        let mut frames = Frames::of(response);
+        while !frames.next().await.unwrap().contains("text-delta") {}
+        (trace, frames)
     }
 
     /// The spans of an answer's trace, once all of the expected ones and the root are there.

@@ -33,7 +33,8 @@ pub fn odd(answers: Vec<&'static str>) -> (String, mpsc::Receiver<String>) {
     (url, asked)
 }
 
-fn head_and_body(stream: &mut TcpStream) -> String {
+/// A request, as it was sent.
+pub fn head_and_body(stream: &mut TcpStream) -> String {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];

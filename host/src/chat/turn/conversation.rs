@@ -1,15 +1,12 @@
 //! What a turn's conversation is made of: the history, and what is new behind it.
 
+use tracing::Span;
+
 use super::Turn;
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Place, Session, SessionError};
 use crate::trace::spans;
 use crate::types::{Message, Role};
-
-/// How the use of a store is counted: what this host alone remembers is no success.
-fn word(place: &'static str) -> &'static str {
-    if place == "local" { place } else { "ok" }
-}
 
 impl Turn {
     /// The history, and with it the right to write to the session until this turn ends.
@@ -21,18 +18,47 @@ impl Turn {
         let span = spans::session_load(&self.ask.span);
         match sessions.open_for(key).await {
             Ok(opened) => {
-                spans::session_place(&span, opened.place);
                 spans::turns(&span, opened.session.messages.len() / 2);
-                self.gateway.metrics.session("load", word(opened.place));
+                self.told_sessions("load", &span, opened.place, "ok");
                 self.writer = Some(opened.writer);
                 Ok(opened.session)
             }
             Err(error) => {
-                spans::session_place(&span, sessions.store_name());
-                spans::failed(&span, error.kind());
-                self.gateway.metrics.session("load", error.kind());
+                self.told_session_error("load", &span, &error);
                 Err(error.into())
             }
+        }
+    }
+
+    /// Takes down how a use of the sessions ended: on its span, in the metrics, and where the store
+    /// failed and this host remembers in its stead on the request's span.
+    pub fn told_sessions(
+        &self,
+        operation: &'static str,
+        span: &Span,
+        place: Place,
+        result: &'static str,
+    ) {
+        spans::session_place(span, place.store);
+        // What this host alone remembers is no success.
+        let result = if place.store == "local" {
+            "local"
+        } else {
+            result
+        };
+        self.gateway.metrics.session(operation, result);
+        if let Some(kind) = place.trouble {
+            spans::store_failure(&self.ask.span, kind);
+        }
+    }
+
+    /// The same for one that failed.
+    pub fn told_session_error(&self, operation: &'static str, span: &Span, error: &SessionError) {
+        spans::session_place(span, self.gateway.sessions.store_name());
+        spans::failed(span, error.kind());
+        self.gateway.metrics.session(operation, error.kind());
+        if let Some(kind) = error.trouble() {
+            spans::store_failure(&self.ask.span, kind);
         }
     }
 

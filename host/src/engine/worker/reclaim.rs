@@ -40,7 +40,10 @@ impl Worker<'_> {
             };
             match told {
                 true => active.abandon(),
-                false => active.fail(EngineError::Stalled { slot, stalled }),
+                false => {
+                    active.spans().stalled();
+                    active.fail(EngineError::Stalled { slot, stalled });
+                }
             }
         }
     }
