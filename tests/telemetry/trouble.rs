@@ -1,6 +1,6 @@
 //! A collector that is down, hung, or back again costs spans and nothing else.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use stent::trace::{self, Counts, Guard, Protocol, Settings, spans};
@@ -8,7 +8,7 @@ use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::otlp::Receiver;
-use crate::support::server::Server;
+use crate::support::server::{Server, free_port};
 
 /// More than the queue holds.
 const SPANS: u64 = 20_000;
