@@ -24,6 +24,7 @@ impl Turn {
                 spans::session_place(&span, opened.place);
                 spans::turns(&span, opened.session.messages.len() / 2);
                 self.gateway.metrics.session("load", word(opened.place));
+                self.watch = Some(opened.writer.watch());
                 self.writer = Some(opened.writer);
                 Ok(opened.session)
             }
