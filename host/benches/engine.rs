@@ -120,22 +120,6 @@ fn scheduling(c: &mut Criterion) {
     group.finish();
 }
 
-fn greedy() -> Sampling {
-    Sampling {
-        temperature: 0.0,
-        top_k: 40,
-        top_p: 0.95,
-        min_p: 0.05,
-        repeat_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        logit_bias: Vec::new(),
-        grammar: None,
-        seed: 1,
-        logprobs: None,
-    }
-}
-
 /// Logits like a model's: most are low, a few stand out.
 fn logits() -> Vec<f32> {
     let mut random = fastrand::Rng::with_seed(3);
@@ -165,10 +149,13 @@ fn sampling(c: &mut Criterion) {
     let logits = logits();
     let warm = Sampling {
         temperature: 0.7,
-        ..greedy()
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.05,
+        ..Sampling::greedy()
     };
     let ways = [
-        ("greedy", greedy()),
+        ("greedy", Sampling::greedy()),
         ("the defaults", warm.clone()),
         (
             "penalties and 100 biases",

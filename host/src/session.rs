@@ -20,6 +20,7 @@ use std::time::Duration;
 pub use self::redb::FILE;
 pub use crate::seal::{KEYS_VARIABLE, Keys};
 pub use error::SessionError;
+pub use line::Watch;
 pub use record::{Exchange, Record, Session};
 pub use settings::{OnBusy, OnFailure, Settings, Where};
 pub use store::{Place, Store};
@@ -172,13 +173,17 @@ impl Sessions {
     }
 
     /// Forgets the session; tells whether there was one. An answer that is being written for it
-    /// goes on and is not remembered.
+    /// goes on and is not remembered. Its [`Watch`] knows as soon as this is called, before anything
+    /// is waited for.
     ///
     /// # Errors
     /// What is wrong with the store; the session may still be there.
-    pub async fn forget(&self, key: &SessionKey) -> Result<bool, SessionError> {
+    pub fn forget<'a>(
+        &'a self,
+        key: &'a SessionKey,
+    ) -> impl Future<Output = Result<bool, SessionError>> + Send + 'a {
         self.line.forget(key);
-        self.store.forget(key).await
+        self.store.forget(key)
     }
 
     /// How many sessions are held, as far as the store knows without looking.
@@ -209,6 +214,11 @@ impl Sessions {
 }
 
 impl Writer {
+    /// Sees whether the session is forgotten, also once the right is given back.
+    pub fn watch(&self) -> Watch {
+        self.ticket.watch()
+    }
+
     /// From here on the exchange takes the place of the session's last one, which stays until then:
     /// the session as it was before that. `None` where there is none.
     pub fn replace_last(&mut self, session: &Session) -> Option<Session> {

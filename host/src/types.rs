@@ -178,6 +178,25 @@ pub struct Sampling {
     pub logprobs: Option<u8>,
 }
 
+impl Sampling {
+    /// Always the likeliest token; all else is off.
+    pub fn greedy() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            grammar: None,
+            seed: 1,
+            logprobs: None,
+        }
+    }
+}
+
 /// The right to use the engine: one of `slots + queue`. It lives until the worker confirms that
 /// the slot is free, so that "how many are admitted" is never guessed.
 #[derive(Debug)]

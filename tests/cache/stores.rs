@@ -12,19 +12,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 fn key(question: &str) -> Key {
     let (tenant, parts) = (TenantId::default(), [question.to_owned()]);
-    let sampling = Sampling {
-        logprobs: None,
-        temperature: 0.0,
-        top_k: 40,
-        top_p: 0.95,
-        min_p: 0.05,
-        repeat_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        logit_bias: Vec::new(),
-        grammar: None,
-        seed: 0,
-    };
+    let sampling = Sampling::greedy();
     Identity {
         audience: Audience::Tenant(&tenant),
         model: "m",

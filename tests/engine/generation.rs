@@ -9,31 +9,26 @@ use super::{Bench, collect, greedy, job, prompt, session};
 
 #[test]
 fn four_streams_are_each_what_they_are_alone() {
-    let bench = Bench::new(|_| {});
+    let bench = Bench::new(|settings| settings.speculation = false);
     let prompts = [(1, 40), (2, 65), (3, 90), (4, 115)].map(|(marker, len)| prompt(marker, len));
     let steps = || bench.engine.status().totals.steps;
     let before = steps();
+    // Sessions keep their cells: those of one that ends first would be filled by the others, which then
+    // have theirs in another order.
+    let names = ["a", "b", "c", "d"].map(|name| Some(session(name)));
     let running: Vec<_> = prompts
         .iter()
-        .map(|prompt| bench.submit(job(None, prompt.clone(), 60)))
+        .zip(names)
+        .map(|(prompt, name)| bench.submit(job(name, prompt.clone(), 60)))
         .collect();
-    let together: Vec<_> = running
-        .into_iter()
-        .map(|running| collect(running).tokens)
-        .collect();
+    let together: Vec<_> = running.into_iter().map(collect).collect();
     // One after the other they would take a step for every token, and more for their prompts.
-    let (steps, tokens) = (steps() - before, together.iter().flatten().count() as u64);
-    assert!(
-        steps * 2 < tokens,
-        "{steps} steps for {tokens} tokens in four streams"
-    );
-    assert!(
-        together.iter().all(|tokens| tokens.len() > 5),
-        "{together:?}"
-    );
-    assert_ne!(together[0], together[1]);
-    for (prompt, tokens) in prompts.iter().zip(&together) {
-        bench.assert_drawn_from(&greedy(), prompt, tokens);
+    let steps = steps() - before;
+    assert!(steps < 120, "{steps} steps for 240 tokens in four streams");
+    assert_ne!(together[0].tokens, together[1].tokens);
+    for (prompt, answer) in prompts.iter().zip(&together) {
+        assert_eq!(answer.tokens.len(), 60);
+        bench.assert_alone(&greedy(), prompt, answer);
     }
 }
 
@@ -82,7 +77,7 @@ fn a_seed_gives_the_same_answer_again() {
         job.sampling = Sampling {
             temperature: 1.0,
             seed,
-            ..greedy()
+            ..Sampling::greedy()
         };
         bench.run(job).tokens
     };
@@ -107,7 +102,7 @@ fn guessed_tokens_change_nothing() {
         job.sampling = letters.clone();
         let answer = guessing.run(job);
         assert_eq!(answer.tokens.len(), 100);
-        plain.assert_drawn_from(&letters, &prompt, &answer.tokens);
+        plain.assert_alone(&letters, &prompt, &answer);
     }
     let totals = guessing.engine.status().totals;
     assert!(

@@ -4,10 +4,11 @@ use opentelemetry::Value;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SpanData};
 use stent::engine::Kind;
 use stent::trace::{self, Held, Settings, spans};
+use stent::types::Sampling;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::Registry;
 
-use super::{Bench, greedy, job};
+use super::{Bench, job};
 
 fn number(span: &SpanData, key: &str) -> Option<i64> {
     let found = span.attributes.iter().find(|kv| kv.key.as_str() == key);
@@ -25,7 +26,7 @@ fn waiting_hangs_beside_the_generation_and_its_parts_below() {
     tracing::subscriber::with_default(Registry::default().with(layer), || {
         let request = Held::new(spans::server("POST", "/chat", None));
         let mut job = job(None, vec![1, 5, 6, 7], 50);
-        job.span = spans::chat(&request, "scripted", &greedy(), 50);
+        job.span = spans::chat(&request, "scripted", &Sampling::greedy(), 50);
         bench.run(job).end.unwrap();
     });
     guard.flush();

@@ -30,7 +30,7 @@ async fn configure(server: &Server, hook: &str, config: Value) {
 }
 
 /// Drops a file into the folder and waits until it serves.
-async fn swap(server: &Server, name: &str, component: &[u8]) {
+pub async fn swap(server: &Server, name: &str, component: &[u8]) {
     fs::write(server.policies().join(name), component).unwrap();
     let url = format!("{}/admin/policies/reload", server.admin);
     let list: Value = server

@@ -39,7 +39,7 @@ async fn states(server: &Server, state: &str) -> usize {
 
 /// Starts a server, and counts the cells that stay used: the layout's own first tokens, which all
 /// prompts share.
-async fn start(sets: &[&str]) -> (Server, u64) {
+pub async fn start(sets: &[&str]) -> (Server, u64) {
     let server = Server::start(&[QUIET.as_slice(), sets].concat()).await;
     let mut body = stateless("x");
     body["max_tokens"] = json!(1);
@@ -56,7 +56,7 @@ async fn start(sets: &[&str]) -> (Server, u64) {
 }
 
 /// All slots idle, nobody waiting, no cell used beside those that were before.
-async fn all_is_free(server: &Server, cells: u64) {
+pub async fn all_is_free(server: &Server, cells: u64) {
     server
         .until("slots, queue and cells are free", async |s| {
             let status = s.admin("/admin/slots").await;

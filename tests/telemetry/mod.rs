@@ -46,13 +46,8 @@ fn sampling() -> Sampling {
         top_k: 40,
         top_p: 0.95,
         min_p: 0.05,
-        repeat_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        logit_bias: Vec::new(),
-        grammar: None,
         seed: 7,
-        logprobs: None,
+        ..Sampling::greedy()
     }
 }
 

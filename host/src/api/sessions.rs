@@ -60,9 +60,11 @@ pub async fn forget(
     Name(id): Name,
 ) -> Result<Response, Error> {
     let key = session_key(&visit.tenant, &id)?;
+    // Whoever is at work for the session asks last whether it is forgotten: that is marked first.
+    let known = app.gateway.sessions.forget(&key);
     app.gateway.engine.forget(&key);
     app.replays.forget(&key);
-    if app.gateway.sessions.forget(&key).await? {
+    if known.await? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
         Err(Error::NotFound("session"))

@@ -287,6 +287,7 @@ pub(super) fn close(
     run: Option<&Run>,
     error: Option<&Error>,
 ) {
+    history::forget_too(turn);
     // Whoever reads that the answer is over may ask the next one.
     turn.ask.place = Place::default();
     turn.writer = None;

@@ -173,7 +173,19 @@ pub async fn foresee(turn: &mut Turn, asked: &[Token]) {
         let (digest, _) = turn.policies.digest(hook);
         turn.gateway.metrics.prefix_break(hook.as_str(), digest);
     }
+    if turn.forgotten() {
+        return;
+    }
     turn.gateway.engine.prepare(&key, sure.into());
+    forget_too(turn);
+}
+
+/// Has the engine forget what this turn left there of a session that is forgotten meanwhile. Whoever
+/// forgets a session marks it before the engine is told, so one of both comes after the work.
+pub fn forget_too(turn: &Turn) {
+    if let Some(key) = turn.key().filter(|_| turn.forgotten()) {
+        turn.gateway.engine.forget(&key);
+    }
 }
 
 /// The prompt, and the first message that trimming kept.

@@ -12,7 +12,7 @@ use super::{Ask, Gateway, Live};
 use crate::engine::EngineError;
 use crate::error::Error;
 use crate::policy::{self, Denied, Facts, Filter, Layout, Prompt, Snapshot, Trimmed};
-use crate::session::{Session, Writer};
+use crate::session::{Session, Watch, Writer};
 use crate::trace::spans;
 use crate::types::{Message, Sampling, SessionKey, Special, Token};
 
@@ -26,6 +26,8 @@ pub struct Turn {
     pub messages: Vec<Message>,
     /// The right to add to the session; nobody else writes there while it is held.
     pub writer: Option<Writer>,
+    /// Sees whether somebody forgets the session, also when the right is given back.
+    watch: Option<Watch>,
     /// What is remembered of the conversation.
     session: Session,
     /// Where trimming cut the last time.
@@ -90,6 +92,7 @@ impl Turn {
             policies,
             messages: Vec::new(),
             writer: None,
+            watch: None,
             session: Session::default(),
             anchor: None,
             max_tokens,
@@ -111,6 +114,11 @@ impl Turn {
             tenant: self.ask.tenant.clone(),
             session,
         })
+    }
+
+    /// Whether somebody had the session forgotten since this turn began.
+    pub fn forgotten(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::forgotten)
     }
 
     /// Tokens of a text from outside. What means something to the layout is neutralised first,

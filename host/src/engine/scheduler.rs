@@ -16,8 +16,10 @@ mod fair;
 mod kv;
 mod lookup;
 
+mod ahead;
 mod fill;
 mod outcome;
+mod queue;
 
 #[cfg(test)]
 mod properties;
@@ -25,15 +27,16 @@ mod properties;
 mod sliding;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
+use ahead::Ahead;
 use cost::Cost;
-use fair::{Ledger, Who};
-use kv::{Kv, Pool, Want};
-use slot::{Slot, Work};
+use fair::Ledger;
+use kv::{Kv, Pool};
+use queue::Waiting;
+use slot::Slot;
 
-use crate::types::{SessionKey, Token};
+use crate::types::SessionKey;
 
 pub use plan::{
     Counts, Drawn, JobId, Limits, Op, Plan, Request, Row, SeqId, Started, Ticket, Time,
@@ -43,21 +46,6 @@ pub use slot::Doing;
 /// Idle sessions that may be copied to RAM before one step while answers stream: each copy takes as long
 /// as a step, and all answers wait for it.
 const PARKS: usize = 1;
-
-#[derive(Debug)]
-struct Waiting {
-    request: Request,
-    submitted: Time,
-}
-
-/// A session's next prompt, computed ahead.
-#[derive(Debug)]
-struct Ahead {
-    session: SessionKey,
-    tokens: Arc<[Token]>,
-    /// Has a sequence once it was begun.
-    seq: Option<SeqId>,
-}
 
 /// The state of the engine between two steps.
 #[derive(Debug)]
@@ -122,28 +110,14 @@ impl Scheduler {
         }
     }
 
-    /// Remembers what the session's next prompt starts with.
-    pub fn prepare(&mut self, session: SessionKey, tokens: Arc<[Token]>, now: Time) {
-        self.drop_ahead(&session, now);
-        if !tokens.is_empty() && tokens.len() < self.context() {
-            // While requests wait nothing is computed ahead, and what waits longest is worth least.
-            if self.ahead.len() >= self.limits.idle_sessions.max(1)
-                && let Some(oldest) = self.ahead.pop_front()
-                && let Some(seq) = oldest.seq
-            {
-                self.kv.release(seq, Some(oldest.session), now);
-            }
-            self.ahead.push_back(Ahead {
-                session,
-                tokens,
-                seq: None,
-            });
-        }
-    }
-
-    /// Nothing of the session is kept, also not what a running answer leaves behind.
+    /// Nothing of the session is kept, also not what waiting and running answers leave behind.
     pub fn forget(&mut self, session: &SessionKey, now: Time) {
         self.drop_ahead(session, now);
+        for Waiting { request, .. } in &mut self.queue {
+            if request.session.as_ref() == Some(session) {
+                request.session = None;
+            }
+        }
         for slot in &mut self.slots {
             if let Some(work) = slot.work_mut()
                 && work.session.as_ref() == Some(session)
@@ -203,17 +177,6 @@ impl Scheduler {
         self.queue.len()
     }
 
-    /// The waiting jobs, next one first.
-    pub fn order(&self, now: Time) -> Vec<JobId> {
-        let mut order: Vec<_> = self
-            .queue
-            .iter()
-            .map(|waiting| (self.waiting_score(waiting, now), waiting.request.id))
-            .collect();
-        order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        order.into_iter().map(|(_, id)| id).collect()
-    }
-
     pub fn doing(&self, slot: usize) -> Doing {
         self.slots[slot].doing()
     }
@@ -270,119 +233,5 @@ impl Scheduler {
 
     fn pad_sequence(&self) -> SeqId {
         (self.limits.sequences() - 1) as SeqId
-    }
-
-    /// Moves jobs from the queue to free slots, in order: the first one that finds no room stops
-    /// the others, or a large prompt would wait for ever behind small ones.
-    fn start_waiting(&mut self, now: Time) -> Vec<Started> {
-        let mut started = Vec::new();
-        while let Some(slot) = self
-            .slots
-            .iter()
-            .position(|slot| matches!(slot, Slot::Idle))
-        {
-            let next = self.queue.iter().enumerate().min_by(|(_, a), (_, b)| {
-                self.waiting_score(a, now)
-                    .total_cmp(&self.waiting_score(b, now))
-            });
-            let Some((at, _)) = next else { break };
-            match self.start(at, slot, now) {
-                Some(start) => started.push(start),
-                None => break,
-            }
-        }
-        started
-    }
-
-    fn start(&mut self, at: usize, slot: usize, now: Time) -> Option<Started> {
-        let request = self.queue[at].request.clone();
-        // What was computed ahead for the session is its own; a request never waits for the rest.
-        if let Some(session) = &request.session {
-            self.drop_ahead(session, now);
-        }
-        let want = Want {
-            key: request.session.as_ref(),
-            tokens: &request.prompt,
-            head: request.head,
-            reusable: request.prompt.len() - 1,
-            total: request.prompt.len() + request.max_tokens,
-        };
-        let acquired = self.kv.acquire(want, now).or_else(|| {
-            // The one sequence that is computed ahead may hold the cells.
-            self.pause_ahead(now);
-            self.kv.acquire(want, now)
-        })?;
-        let waiting = self.queue.remove(at);
-        let uncached = request.prompt.len() - acquired.cached;
-        let who = Who {
-            tenant: &request.tenant,
-            session: request.session.as_ref(),
-        };
-        self.ledger.charge(who, uncached as u32, now);
-        self.slots[slot] = Slot::Prefill(Work {
-            id: request.id,
-            tenant: request.tenant,
-            session: request.session,
-            seq: acquired.seq,
-            prompt: request.prompt,
-            head: request.head,
-            max_tokens: request.max_tokens,
-            submitted: waiting.submitted,
-        });
-        Some(Started {
-            id: request.id,
-            slot,
-            seq: acquired.seq,
-            cached: acquired.cached,
-        })
-    }
-
-    /// Stops computing ahead; what is computed stays with its session.
-    fn pause_ahead(&mut self, now: Time) {
-        for ahead in &mut self.ahead {
-            if let Some(seq) = ahead.seq.take() {
-                self.kv.release(seq, Some(ahead.session.clone()), now);
-            }
-        }
-    }
-
-    fn drop_ahead(&mut self, session: &SessionKey, now: Time) {
-        if let Some(at) = self
-            .ahead
-            .iter()
-            .position(|ahead| ahead.session == *session)
-            && let Some(ahead) = self.ahead.remove(at)
-            && let Some(seq) = ahead.seq
-        {
-            self.kv.release(seq, Some(ahead.session), now);
-        }
-    }
-
-    fn waiting_score(&self, waiting: &Waiting, now: Time) -> f64 {
-        let request = &waiting.request;
-        let cached = self
-            .kv
-            .cached(request.session.as_ref(), &request.prompt, request.head);
-        let left = request.prompt.len() - cached;
-        let who = Who {
-            tenant: &request.tenant,
-            session: request.session.as_ref(),
-        };
-        self.score(who, left, waiting.submitted, now)
-    }
-
-    fn work_score(&self, work: &Work, now: Time) -> f64 {
-        let left = work.prompt.len() - self.kv.tokens(work.seq).len();
-        let who = Who {
-            tenant: &work.tenant,
-            session: work.session.as_ref(),
-        };
-        self.score(who, left, work.submitted, now)
-    }
-
-    fn score(&self, who: Who<'_>, left: usize, submitted: Time, now: Time) -> f64 {
-        let waited = now.saturating_sub(submitted);
-        self.ledger
-            .score(who, left, waited, self.cost.rows_per_second(), now)
     }
 }

@@ -27,12 +27,19 @@ struct Place {
 /// A turn to write; the next in line gets it when this is dropped.
 pub struct Ticket {
     turn: Option<OwnedMutexGuard<()>>,
+    watch: Watch,
+}
+
+/// Sees whether a session is forgotten, from when a turn to write came, and longer than that turn.
+#[derive(Clone)]
+pub struct Watch {
     place: Standing,
     /// `forgotten` when the turn came.
     seen: u64,
 }
 
 /// A reference to a place that leaves none behind when it is the last one.
+#[derive(Clone)]
 struct Standing {
     places: Arc<Places>,
     key: SessionKey,
@@ -60,12 +67,14 @@ impl Line {
         };
         Ok(Ticket {
             turn: Some(turn),
-            seen: place.forgotten.load(Ordering::SeqCst),
-            place: standing,
+            watch: Watch {
+                seen: place.forgotten.load(Ordering::SeqCst),
+                place: standing,
+            },
         })
     }
 
-    /// Tells whoever has the turn that the session is no more.
+    /// Tells whoever has the turn, or had it and still watches, that the session is no more.
     pub fn forget(&self, key: &SessionKey) {
         if let Some(place) = locked(&self.0).get(key) {
             place.forgotten.fetch_add(1, Ordering::SeqCst);
@@ -80,6 +89,17 @@ impl Line {
 
 impl Ticket {
     /// Whether the session was forgotten since the turn came.
+    pub fn forgotten(&self) -> bool {
+        self.watch.forgotten()
+    }
+
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
+    }
+}
+
+impl Watch {
+    /// Whether the session was forgotten since.
     pub fn forgotten(&self) -> bool {
         let place = self.place.place.as_ref();
         place.is_some_and(|place| place.forgotten.load(Ordering::SeqCst) != self.seen)
@@ -133,9 +153,14 @@ mod tests {
         drop(first);
         let second = second.await.unwrap();
         assert!(!second.forgotten(), "what comes after is another matter");
+        let watch = second.watch();
         // One that is given up leaves the line as well.
         drop(line.wait(&key, patience));
         drop(second);
+        assert!(!watch.forgotten());
+        line.forget(&key);
+        assert!(watch.forgotten(), "its turn is over, and it is told");
+        drop(watch);
         assert_eq!(line.len(), 0);
     }
 }

@@ -20,6 +20,7 @@ impl Turn {
             Ok(opened) => {
                 spans::turns(&span, opened.session.messages.len() / 2);
                 self.told_sessions("load", &span, opened.place, "ok");
+                self.watch = Some(opened.writer.watch());
                 self.writer = Some(opened.writer);
                 Ok(opened.session)
             }

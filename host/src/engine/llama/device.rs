@@ -78,9 +78,19 @@ impl<'m> Device<'m> {
     }
 
     fn remove(&mut self, seq: SeqId, from: u32) -> Result<(), OpError> {
+        self.remove_range(seq, from, None)
+    }
+
+    fn remove_range(&mut self, seq: SeqId, from: u32, to: Option<u32>) -> Result<(), OpError> {
         self.context
-            .kv_cache_seq_rm(seq, Some(from), None)
+            .kv_cache_seq_rm(seq, Some(from), to)
             .map_err(|error| OpError::Broken(format!("sequence {seq} cannot be cut: {error}")))
+    }
+
+    fn share(&mut self, from: SeqId, to: SeqId, len: u32) -> Result<(), OpError> {
+        let shared = self.context.kv_cache_seq_cp(from, to, Some(0), Some(len));
+        shared
+            .map_err(|error| OpError::Broken(format!("sequence {from} cannot be shared: {error}")))
     }
 
     fn park(&mut self, seq: SeqId, ticket: Ticket) -> Result<(), OpError> {
@@ -118,11 +128,10 @@ impl worker::Device for Device<'_> {
                 self.parked.remove(&ticket);
                 Ok(())
             }
-            Op::Share { from, to, len } => {
-                let shared = self.context.kv_cache_seq_cp(from, to, Some(0), Some(len));
-                shared.map_err(|error| {
-                    OpError::Broken(format!("sequence {from} cannot be shared: {error}"))
-                })
+            Op::Share { from, to, len } => self.share(from, to, len),
+            Op::Adopt { from, to, len } => {
+                self.remove_range(to, 0, Some(len))?;
+                self.share(from, to, len)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! How far the logits of a row depend on the rows beside it.
 
 use super::*;
-use crate::engine::scheduler::{Op, Row};
+use crate::engine::scheduler::{Op, Row, SeqId};
 use crate::engine::worker::Device as _;
 
 #[path = "../../../../tests/engine/tiny.rs"]
@@ -11,53 +11,52 @@ mod tiny;
 /// one with four: sums are added up in another order, and K and V are rounded to 16 bits after it.
 const TOLERANCE: f32 = 0.01;
 
-/// Logits after each token of `streams`, all of them computed together.
-fn forced(device: &mut Device<'_>, streams: &[Vec<Token>]) -> Vec<Vec<Vec<f32>>> {
+/// The same where attention is added up in another precision and activations are rounded to eight bits: a
+/// thousandth there tips the rounding of many of them.
+const LARGE: f32 = 0.15;
+
+/// Computes all streams together from token `from` on, `piece` tokens of each in a step: the logits after
+/// each token of each.
+fn forced(
+    device: &mut Device<'_>,
+    streams: &[&[Token]],
+    from: usize,
+    piece: usize,
+) -> Vec<Vec<Vec<f32>>> {
     let mut all = vec![Vec::new(); streams.len()];
-    for at in 0..streams[0].len() {
-        let rows: Vec<_> = (0..streams.len())
-            .map(|seq| Row {
-                seq: seq as i32,
-                pos: at as u32,
-                token: streams[seq][at],
-                logits: true,
-            })
+    let len = streams[0].len();
+    for begin in (from..len).step_by(piece) {
+        let row = |(seq, stream): (usize, &&[Token]), at: usize| Row {
+            seq: seq as SeqId,
+            pos: at as u32,
+            token: stream[at],
+            logits: true,
+        };
+        let places = begin..len.min(begin + piece);
+        let rows: Vec<_> = streams
+            .iter()
+            .enumerate()
+            .flat_map(|stream| places.clone().map(move |at| row(stream, at)))
             .collect();
         device.step(&rows).unwrap();
-        for (row, logits) in all.iter_mut().enumerate() {
-            logits.push(device.logits(row).to_vec());
+        for (at, row) in rows.iter().enumerate() {
+            all[row.seq as usize].push(device.logits(at).to_vec());
         }
-    }
-    for seq in 0..streams.len() {
-        device
-            .apply(Op::Remove {
-                seq: seq as i32,
-                from: 0,
-            })
-            .unwrap();
     }
     all
 }
 
-/// Logits after each token of one stream, read in pieces of `piece` tokens.
-fn read(device: &mut Device<'_>, stream: &[Token], piece: usize) -> Vec<Vec<f32>> {
-    let mut all = Vec::new();
-    for (at, tokens) in stream.chunks(piece).enumerate() {
-        let rows: Vec<_> = tokens
-            .iter()
-            .enumerate()
-            .map(|(i, &token)| Row {
-                seq: 0,
-                pos: (at * piece + i) as u32,
-                token,
-                logits: true,
-            })
-            .collect();
-        device.step(&rows).unwrap();
-        all.extend((0..rows.len()).map(|row| device.logits(row).to_vec()));
-    }
-    device.apply(Op::Remove { seq: 0, from: 0 }).unwrap();
+/// The same from the first token on; the cache is empty before and after.
+fn whole(device: &mut Device<'_>, streams: &[&[Token]], piece: usize) -> Vec<Vec<Vec<f32>>> {
+    let all = forced(device, streams, 0, piece);
+    empty(device);
     all
+}
+
+fn empty(device: &mut Device<'_>) {
+    for seq in 0..4 {
+        device.apply(Op::Remove { seq, from: 0 }).unwrap();
+    }
 }
 
 /// Runs on a model, with Stent's kernels or ggml's.
@@ -100,21 +99,21 @@ fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     })
 }
 
-/// Each stream alone against all together.
-fn alone_and_together(file: &Path, data: &Path, own: bool) -> f32 {
+/// Each stream alone, token by token, against all together, `piece` tokens of each in a step.
+fn alone_and_together(file: &Path, data: &Path, own: bool, piece: usize) -> f32 {
     on(file, data, own, |device| {
-        let together = forced(device, &streams());
-        let differences = streams()
-            .into_iter()
-            .zip(&together)
-            .map(|(stream, beside)| {
-                let alone = forced(device, &[stream]);
-                difference(&alone[0], beside)
-            });
+        let streams = streams();
+        let streams = streams.each_ref().map(Vec::as_slice);
+        let together = whole(device, &streams, piece);
+        let differences = streams.iter().zip(&together).map(|(stream, beside)| {
+            let alone = whole(device, &[stream], 1);
+            difference(&alone[0], beside)
+        });
         differences.fold(0.0, f32::max)
     })
 }
 
+/// Sixteen tokens of four streams are the 64 rows from which on ggml adds attention up in full precision.
 #[test]
 fn four_slots_give_the_logits_of_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -123,32 +122,74 @@ fn four_slots_give_the_logits_of_one() {
         tiny::write(&folder.path().join(name), weights)
     };
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo/stent-demo.gguf");
-    for (file, own) in [
-        (write("four", tiny::Weights::Quantised), false),
-        (write("k", tiny::Weights::KQuants), cpu::own_possible()),
-        (demo, cpu::own_possible()),
+    let own = cpu::own_possible();
+    let exact = if own { 0.0 } else { TOLERANCE };
+    for (file, own, piece, tolerance) in [
+        (write("four", tiny::Weights::Quantised), false, 1, TOLERANCE),
+        (write("float", tiny::Weights::Float), false, 1, TOLERANCE),
+        (write("floats", tiny::Weights::Float), false, 16, TOLERANCE),
+        (write("k", tiny::Weights::KQuants), own, 1, exact),
+        (write("ks", tiny::Weights::KQuants), own, 15, exact),
+        (write("kss", tiny::Weights::KQuants), own, 16, LARGE),
+        (demo.clone(), own, 1, exact),
+        (demo.clone(), own, 15, exact),
+        (demo, own, 16, LARGE),
     ] {
-        let worst = alone_and_together(&file, folder.path(), own);
-        assert!(
-            worst < TOLERANCE,
-            "{}: largest difference {worst}",
-            file.display()
-        );
+        let worst = alone_and_together(&file, folder.path(), own, piece);
+        let file = file.display();
+        assert!(worst <= tolerance, "{file}, {piece} tokens a step: {worst}");
     }
 }
 
-/// ggml adds attention up in half precision below 64 rows and in full from there on. A thousandth
-/// there tips the rounding of many activations to eight bits: three hundredths of the logits.
+/// What the comparison above is worth: a single cell of somebody else's.
+#[test]
+fn a_foreign_cell_would_be_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = tiny::write(folder.path(), tiny::Weights::KQuants);
+    on(&file, folder.path(), cpu::own_possible(), |device| {
+        let [own, foreign, ..] = streams();
+        let right = whole(device, &[&own], 1).remove(0);
+        forced(device, &[&own[..50], &foreign[..50]], 0, 1);
+        device
+            .apply(Op::Share {
+                from: 1,
+                to: 0,
+                len: 1,
+            })
+            .unwrap();
+        let wrong = forced(device, &[&own], 50, 1).remove(0);
+        let off = difference(&right[50..], &wrong);
+        assert!(off > 2.0 * LARGE, "{off}");
+        empty(device);
+        // Its own first token again, in another's cell, is what it had.
+        forced(device, &[&own[..50], &own[..50]], 0, 1);
+        device
+            .apply(Op::Adopt {
+                from: 1,
+                to: 0,
+                len: 32,
+            })
+            .unwrap();
+        let adopted = forced(device, &[&own], 50, 1).remove(0);
+        let off = difference(&right[50..], &adopted);
+        assert!(off < LARGE, "{off}");
+    });
+}
+
+/// Below 64 rows the size of a piece changes no bit, with Stent's kernels.
 #[test]
 fn pieces_of_a_prompt_give_the_logits_of_its_tokens_one_by_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = tiny::write(folder.path(), tiny::Weights::KQuants);
-    on(&file, folder.path(), cpu::own_possible(), |device| {
+    let own = cpu::own_possible();
+    on(&file, folder.path(), own, |device| {
         let stream = &streams()[0];
-        let one = read(device, stream, 1);
-        for (piece, tolerance) in [(2, 0.01), (3, 0.01), (16, 0.02), (50, 0.02), (64, 0.06)] {
-            let off = spread(&one, &read(device, stream, piece));
-            assert!(off < tolerance, "pieces of {piece}: {off}");
+        let one = whole(device, &[stream], 1).remove(0);
+        for piece in [2, 3, 16, 50, 63, 64] {
+            let pieces = whole(device, &[stream], piece).remove(0);
+            let tolerance = if own && piece < 64 { 0.0 } else { LARGE };
+            let off = difference(&one, &pieces);
+            assert!(off <= tolerance, "pieces of {piece}: {off}");
         }
     });
 }
@@ -178,7 +219,8 @@ fn own_kernels_are_as_exact_as_ggmls() {
     let logits = |weights, own| {
         let file = tiny::write(folder.path(), weights);
         on(&file, folder.path(), own, |device| {
-            forced(device, &streams())
+            let streams = streams();
+            whole(device, &streams.each_ref().map(Vec::as_slice), 1)
         })
     };
     let exact = logits(tiny::Weights::Exact, false);

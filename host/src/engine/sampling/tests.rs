@@ -2,22 +2,6 @@
 
 use super::*;
 
-fn greedy() -> Sampling {
-    Sampling {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repeat_penalty: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        logit_bias: Vec::new(),
-        grammar: None,
-        seed: 1,
-        logprobs: None,
-    }
-}
-
 fn draw(how: Sampling, logits: &[f32]) -> Token {
     Sampler::new(how, None, &[]).draw(logits).unwrap()
 }
@@ -35,12 +19,12 @@ fn shares(how: &Sampling, logits: &[f32]) -> Vec<f64> {
 #[test]
 fn greedy_takes_the_largest_after_bias_and_penalties() {
     let logits = [0.5, 2.0, 1.9];
-    assert_eq!(draw(greedy(), &logits), 1);
+    assert_eq!(draw(Sampling::greedy(), &logits), 1);
     assert_eq!(
         draw(
             Sampling {
                 logit_bias: vec![(0, 5.0), (99, 1.0), (-3, 1.0)],
-                ..greedy()
+                ..Sampling::greedy()
             },
             &logits
         ),
@@ -48,12 +32,12 @@ fn greedy_takes_the_largest_after_bias_and_penalties() {
     );
     let how = Sampling {
         repeat_penalty: 1.2,
-        ..greedy()
+        ..Sampling::greedy()
     };
     assert_eq!(Sampler::new(how, None, &[1]).draw(&logits).unwrap(), 2);
     let how = Sampling {
         frequency_penalty: 0.2,
-        ..greedy()
+        ..Sampling::greedy()
     };
     assert_eq!(Sampler::new(how, None, &[1]).draw(&logits).unwrap(), 2);
 }
@@ -62,7 +46,7 @@ fn greedy_takes_the_largest_after_bias_and_penalties() {
 fn draws_follow_the_softmax() {
     let how = Sampling {
         temperature: 1.0,
-        ..greedy()
+        ..Sampling::greedy()
     };
     let shares = shares(&how, &[0.0, (2.0_f32).ln(), (5.0_f32).ln()]);
     for (share, right) in shares.iter().zip([0.125, 0.25, 0.625]) {
@@ -86,7 +70,7 @@ fn each_cut_removes_the_tail() {
     };
     let hot = Sampling {
         temperature: 1.0,
-        ..greedy()
+        ..Sampling::greedy()
     };
     assert_eq!(
         zeroes(Sampling {
@@ -123,7 +107,7 @@ fn a_seed_fixes_the_answer() {
         let how = Sampling {
             temperature: 1.0,
             seed,
-            ..greedy()
+            ..Sampling::greedy()
         };
         let mut sampler = Sampler::new(how, None, &[]);
         (0..20)
@@ -154,7 +138,7 @@ impl Grammar for Even {
 
 #[test]
 fn a_grammar_is_obeyed() {
-    let mut sampler = Sampler::new(greedy(), Some(Box::new(Even)), &[]);
+    let mut sampler = Sampler::new(Sampling::greedy(), Some(Box::new(Even)), &[]);
     assert_eq!(sampler.draw(&[0.1, 9.0, 0.3, 8.0]), Ok(2));
     let only_odd = [f32::NEG_INFINITY, 9.0];
     assert!(sampler.draw(&only_odd).is_err());

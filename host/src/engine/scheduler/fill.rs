@@ -1,12 +1,11 @@
-//! Fills a step with rows: answers first, then prompts, then what may be needed later.
+//! Fills a step with rows: answers first, then prompts.
 
 use super::Scheduler;
 use super::cost::{BLOCK, Cost};
-use super::kv::Want;
 use super::lookup;
 use super::plan::{Feeder, Plan, Row, Sample, SeqId, Time};
 use super::slot::Slot;
-use crate::types::{SessionKey, Token};
+use crate::types::Token;
 
 /// The step budget "auto", in steps of four rows: room for sixteen rows also behind a long
 /// context, where attention makes them a third slower.
@@ -97,62 +96,8 @@ impl Scheduler {
         }
     }
 
-    /// Computes an idle session's next prompt, if no prompt of a request waits.
-    pub(super) fn ahead(&mut self, plan: &mut Plan, now: Time) {
-        let waits =
-            !self.queue.is_empty() || self.slots.iter().any(|s| matches!(s, Slot::Prefill(_)));
-        if waits {
-            return;
-        }
-        // A session that is being answered keeps its sequence until the answer is there.
-        let answered = |slots: &[Slot], session: &SessionKey| {
-            slots.iter().any(|slot| {
-                slot.work()
-                    .is_some_and(|w| w.session.as_ref() == Some(session))
-            })
-        };
-        while let Some(at) = self
-            .ahead
-            .iter()
-            .position(|ahead| !answered(&self.slots, &ahead.session))
-        {
-            let Some(mut ahead) = self.ahead.remove(at) else {
-                return;
-            };
-            let seq = ahead.seq.or_else(|| {
-                let total = ahead.tokens.len();
-                let want = Want {
-                    key: Some(&ahead.session),
-                    tokens: &ahead.tokens,
-                    head: total,
-                    reusable: total,
-                    total,
-                };
-                self.kv.acquire(want, now).map(|acquired| acquired.seq)
-            });
-            // No room: the hint is dropped.
-            let Some(seq) = seq else { continue };
-            ahead.seq = Some(seq);
-            let done = self.kv.tokens(seq).len();
-            if done >= ahead.tokens.len() {
-                self.kv.release(seq, Some(ahead.session), now);
-                continue;
-            }
-            let left = &ahead.tokens[done..];
-            // Short pieces, as beside answers: nobody knows when the next request comes.
-            let chunk = self.chunk(plan.rows.len(), left.len(), true);
-            let begin = plan.rows.len();
-            feed(plan, seq, done, &left[..chunk]);
-            if chunk > 0 {
-                plan.prefills.push((Feeder::Ahead, begin..plan.rows.len()));
-            }
-            self.ahead.push_front(ahead);
-            return;
-        }
-    }
-
     /// Prompt tokens for this step, with `rows` in it already.
-    fn chunk(&self, rows: usize, left: usize, beside: bool) -> usize {
+    pub(super) fn chunk(&self, rows: usize, left: usize, beside: bool) -> usize {
         let group = self.limits.group;
         let most = self.limits.max_rows.saturating_sub(rows + group);
         if !beside {
@@ -202,7 +147,7 @@ impl Scheduler {
     }
 }
 
-fn feed(plan: &mut Plan, seq: SeqId, from: usize, tokens: &[Token]) {
+pub(super) fn feed(plan: &mut Plan, seq: SeqId, from: usize, tokens: &[Token]) {
     let rows = tokens.iter().enumerate().map(|(i, &token)| Row {
         seq,
         pos: (from + i) as u32,

@@ -66,6 +66,8 @@ pub enum Op {
     Remove { seq: SeqId, from: u32 },
     /// The first `len` tokens of `from` are also those of `to`, in the same cells.
     Share { from: SeqId, to: SeqId, len: u32 },
+    /// The first `len` tokens of `from` are also those of `to`, which has had them in cells of its own.
+    Adopt { from: SeqId, to: SeqId, len: u32 },
     /// Copy the sequence to RAM and drop it.
     Park { seq: SeqId, ticket: Ticket },
     /// Put a parked sequence of `len` tokens back, and forget the copy.

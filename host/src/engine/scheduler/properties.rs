@@ -3,13 +3,15 @@
 
 mod cache;
 mod examples;
+mod parking;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::types::{SessionId, TenantId};
+use crate::types::{SessionId, TenantId, Token};
 use cache::Cache;
 
 const CELLS: u32 = 160;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::types::{SessionId, TenantId};
+use crate::types::{SessionId, TenantId, Token};
 
 /// Milliseconds of a step behind some hundred tokens of context, two AVX-512 cores, 8 layers. Sixteen
 /// rows take a little longer here than a budget of four small steps.

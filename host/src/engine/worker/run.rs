@@ -214,7 +214,7 @@ impl Worker<'_> {
             match op {
                 Op::Park { .. } => self.totals.parks += 1,
                 Op::Restore { .. } => self.totals.restores += 1,
-                Op::Remove { .. } | Op::Share { .. } | Op::Discard { .. } => {}
+                Op::Remove { .. } | Op::Share { .. } | Op::Adopt { .. } | Op::Discard { .. } => {}
             }
             match self.device.apply(op) {
                 Ok(()) => {}

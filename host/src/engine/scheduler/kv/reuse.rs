@@ -77,8 +77,8 @@ impl Kv {
             .map_or((None, 0), |body| (body.head, body.shared.min(cached)))
     }
 
-    /// Stores the first `len` tokens of a busy sequence as a head for everybody, if nobody has
-    /// done so yet.
+    /// Stores the first `len` tokens of a busy sequence as a head for everybody; if somebody has done so
+    /// while this one was computed, that one is used.
     pub fn make_head(&mut self, seq: SeqId, len: usize, now: Time) {
         let Some(tokens) = self.tokens(seq).get(..len) else {
             return;
@@ -87,10 +87,10 @@ impl Kv {
             return;
         }
         let tokens: Arc<[Token]> = tokens.into();
-        if self
-            .head(&tokens, len)
-            .is_some_and(|(_, found)| found == len)
+        if let Some((head, found)) = self.head(&tokens, len)
+            && found == len
         {
+            self.adopt(seq, head, len, now);
             return;
         }
         if self.head_count() >= MAX_HEADS && !self.drop_unused_head() {
@@ -107,14 +107,39 @@ impl Kv {
         });
         self.seqs[head] = Seq::Head {
             tokens,
-            sharers: 1,
+            sharers: 0,
             used: now,
         };
+        self.lean(seq, head_id, len, now);
+    }
+
+    /// A busy sequence that has cells of its own for what a head of at most `most` tokens holds, because it
+    /// was parked or is older than the head, gives them up for the head's.
+    pub(super) fn join_head(&mut self, seq: SeqId, most: usize, now: Time) {
+        if self.body(seq).is_some_and(|body| body.head.is_none())
+            && let Some((head, len)) = self.head(self.tokens(seq), most)
+        {
+            self.adopt(seq, head, len, now);
+        }
+    }
+
+    fn adopt(&mut self, seq: SeqId, head: SeqId, len: usize, now: Time) {
+        self.ops.push(Op::Adopt {
+            from: head,
+            to: seq,
+            len: len as u32,
+        });
+        self.lean(seq, head, len, now);
+    }
+
+    /// Books the first `len` tokens of a busy sequence to the head.
+    fn lean(&mut self, seq: SeqId, head: SeqId, len: usize, now: Time) {
         if let Seq::Busy { body, reserved } = &mut self.seqs[index(seq)] {
-            body.head = Some(head_id);
+            body.head = Some(head);
             body.shared = len;
             *reserved -= len;
         }
+        self.share_more(Source::Head(head), now);
     }
 
     pub(super) fn share_more(&mut self, source: Source, now: Time) {

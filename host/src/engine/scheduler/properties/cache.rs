@@ -55,6 +55,14 @@ impl Cache {
                     "shared into a sequence in use"
                 );
             }
+            Op::Adopt { from, to, len } => {
+                let shared = self.seqs[&from][..len as usize].to_vec();
+                let own = self.seqs.get_mut(&to).expect("it has tokens");
+                for (own, shared) in own.iter_mut().zip(shared) {
+                    assert_eq!(own.1, shared.1, "another text was taken for its own");
+                    *own = shared;
+                }
+            }
             Op::Park { seq, ticket } => {
                 let tokens = self.tokens(seq);
                 assert!(!tokens.is_empty());
