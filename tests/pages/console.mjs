@@ -44,6 +44,10 @@ export const CONSOLE = {
       await dialog.getByRole("button", { name: "Cancel" }).click();
       await page.locator("#pulse", { hasText: "locked" }).waitFor();
       await page.getByRole("button", { name: "Enter the admin token" }).click();
+      // What no header can carry is not sent.
+      await dialog.getByLabel("Admin token").fill("schlüssel");
+      await dialog.getByRole("button", { name: "Use it" }).click();
+      check("it is asked for again", await dialog.getByLabel("Admin token").evaluate((it) => it.matches(":invalid")));
       await dialog.getByLabel("Admin token").fill("a guess");
       await dialog.getByRole("button", { name: "Use it" }).click();
       await dialog.getByText("It was refused: the admin token is wrong.").waitFor();

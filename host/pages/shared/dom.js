@@ -42,7 +42,7 @@ export function mark(node, attributes) {
 }
 
 /** What a header can carry: keys and tokens hold nothing else. */
-const SIGNS = { pattern: "\\s*[!-~]+\\s*", title: "Letters, digits and signs without spaces between them" };
+const SIGNS = { pattern: "[ -~]+", title: "Letters without accents, digits and signs" };
 
 /** Asks in a dialog; resolves to true, or to the text of its field where it has one. */
 export function ask({ title, text, yes, danger = false, field = null }) {
