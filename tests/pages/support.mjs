@@ -80,7 +80,8 @@ export async function open(browser, url, options = {}) {
   if (process.env.STENT_PAGES) {
     await page.route("**/assets/**", (route) => {
       const file = route.request().url().replace(/^.*\/assets\/[0-9a-f]+\//, "");
-      route.fulfill({ path: path.join(process.env.STENT_PAGES, file) });
+      const client = file.endsWith("/stent-client.js");
+      route.fulfill({ path: client ? path.join(ROOT, "deploy/nextjs/stent-client.js") : path.join(process.env.STENT_PAGES, file) });
     });
     await page.route((at) => ["/", "/console"].includes(at.pathname), async (route) => {
       const response = await route.fetch();
@@ -93,12 +94,11 @@ export async function open(browser, url, options = {}) {
   return page;
 }
 
-/** A way to the gateway that can be cut. */
+/** A way to the gateway that can be cut, and be led to another one. */
 export async function wire(server) {
-  const { port } = new URL(server.base);
   const sockets = new Set();
   const proxy = net.createServer((near) => {
-    const far = net.connect(Number(port), "127.0.0.1");
+    const far = net.connect(Number(new URL(server.base).port), "127.0.0.1");
     for (const socket of [near, far]) {
       sockets.add(socket);
       socket.on("close", () => sockets.delete(socket));
@@ -111,6 +111,10 @@ export async function wire(server) {
   return {
     base: `http://127.0.0.1:${proxy.address().port}`,
     cut: () => sockets.forEach((socket) => socket.destroy()),
+    lead: (other) => {
+      server = other;
+      sockets.forEach((socket) => socket.destroy());
+    },
     close: () => proxy.close(),
   };
 }

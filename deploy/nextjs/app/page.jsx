@@ -2,34 +2,34 @@
 
 import { useChat } from "@ai-sdk/react";
 import { useEffect, useState } from "react";
-import { history, sessionId, stentTransport, words } from "./stent.js";
+import { remembered, transport, words } from "./stent.js";
 
 export default function Page() {
-  const [id, setId] = useState(null);
-  // The id lies in the browser, where this page is not rendered first.
-  useEffect(() => setId(sessionId()), []);
-  return id ? <Chat id={id} /> : null;
+  const [chat, setChat] = useState(null);
+  // What is kept lies in the browser, where this page is not rendered first.
+  useEffect(() => {
+    remembered().then(setChat);
+  }, []);
+  return chat && <Chat {...chat} />;
 }
 
-function Chat({ id }) {
-  const [transport] = useState(stentTransport);
-  const [position, setPosition] = useState(null);
+function Chat({ id, messages: said, resume }) {
+  const [note, setNote] = useState(null);
   const [question, setQuestion] = useState("");
-  const { messages, setMessages, sendMessage, regenerate, stop, status, error } = useChat({
+  const { messages, sendMessage, regenerate, stop, status, error } = useChat({
     id,
+    messages: said,
+    resume,
     transport,
-    onData: ({ data }) => setPosition(data.queued?.position ?? null),
+    onData: ({ data }) => setNote(data),
   });
   const busy = status === "submitted" || status === "streaming";
-
-  useEffect(() => {
-    history(id).then((said) => said.length && setMessages((now) => (now.length ? now : said)));
-  }, [id, setMessages]);
+  const state = busy && waits(note, messages.at(-1));
 
   function send(event) {
     event.preventDefault();
     if (!question.trim() || busy) return;
-    setPosition(null);
+    setNote(null);
     sendMessage({ text: question });
     setQuestion("");
   }
@@ -46,7 +46,7 @@ function Chat({ id }) {
             ))}
           </article>
         ))}
-        {status === "submitted" && <p className="state">{position ? `Place ${position} in the queue` : "Thinking…"}</p>}
+        {state && <p className="state">{state}</p>}
         {error && <p role="alert">{words(error)}</p>}
       </div>
       <form onSubmit={send}>
@@ -56,6 +56,13 @@ function Chat({ id }) {
       </form>
     </main>
   );
+}
+
+/** What an answer waits for, if it does. */
+function waits(note, last) {
+  if (note?.type === "reconnecting") return "The connection was lost. Reconnecting…";
+  if (last?.role === "assistant" && last.parts.some((part) => part.type === "text")) return null;
+  return note?.type === "queued" && note.position > 0 ? `Place ${note.position} in the queue` : "Thinking…";
 }
 
 /** What the gateway tells of an answer when it is complete. */

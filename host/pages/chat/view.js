@@ -1,11 +1,10 @@
 // One exchange on the page: the question, the answer as it grows, and the quiet line below it.
 
-import { el, glyph, mark, say, traceLink } from "../shared/dom.js";
+import { COPY, el, glyph, mark, say, traceLink } from "../shared/dom.js";
 import { render } from "./markdown.js";
 import { MEANING, figures } from "./words.js";
 
 const AGAIN = "M20 11a8 8 0 1 0-2.3 6.3M20 5v6h-6";
-const COPY = "M9 9V5a1 1 0 0 1 1-1h9a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1h-4M5 9h9a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1v-9a1 1 0 0 1 1-1Z";
 
 export class View {
   /** `on`: what the buttons do: `retry()`, `key()`. */
@@ -87,7 +86,7 @@ export class View {
         dropped > 0 && el("span", { title: "The oldest messages no longer fit beside this question." },
           `${dropped} older ${dropped === 1 ? "message" : "messages"} left out`),
         el("span", {}, generation),
-        told.trace_id && traceLink(told.trace_id));
+        told.trace_id && el("span", {}, traceLink(told.trace_id)));
     }
     const copied = el("button", { type: "button", class: "bare icon", "aria-label": "Copy the answer",
       title: "Copy the answer", onclick: async () => {

@@ -9,6 +9,9 @@ try {
   // Storage may be switched off.
 }
 
+/** No answer came, or it broke off. */
+export class Unreachable extends Error {}
+
 /** The server refused, in its own words. */
 export class Refusal extends Error {
   constructor(status, message) {
@@ -21,24 +24,40 @@ async function request(path, { headers = {}, ...options } = {}) {
   // So that the browser does not ask for a password in this page's place.
   const withToken = { "x-requested-with": "console", ...headers };
   if (token) withToken.authorization = `Bearer ${token}`;
-  const response = await fetch(path, { ...options, headers: withToken, cache: "no-store" });
-  if (response.ok) return response;
-  const wire = await response.json().then((body) => body.error, () => null);
-  throw new Refusal(response.status, wire?.message ?? `the server answered with status ${response.status}`);
+  // Made outside: what cannot even be asked is no fault of the gateway.
+  const asked = new Request(path, { ...options, headers: withToken, cache: "no-store" });
+  let response, text;
+  try {
+    response = await fetch(asked);
+    text = await response.text();
+  } catch {
+    throw new Unreachable("the gateway does not answer");
+  }
+  if (response.ok) return text;
+  throw new Refusal(response.status, words(text) ?? `the server answered with status ${response.status}`);
 }
 
-export const read = async (path) => (await request(path)).json();
-export const metrics = async () => new Metrics(await (await request("metrics")).text());
-export const change = async (path) => (await request(path, { method: "POST" })).json();
+/** The sentence in a refusal; what a proxy says has none. */
+function words(text) {
+  try {
+    return JSON.parse(text).error.message;
+  } catch {
+    return null;
+  }
+}
+
+export const read = async (path) => JSON.parse(await request(path));
+export const metrics = async () => new Metrics(await request("metrics"));
+export const change = async (path) => JSON.parse(await request(path, { method: "POST" }));
 
 /** Puts a file into the policies folder; answers with all policies once it serves or is rejected. */
 export async function upload(file) {
-  const response = await request(`admin/policies?name=${encodeURIComponent(file.name)}`, {
+  const text = await request(`admin/policies?name=${encodeURIComponent(file.name)}`, {
     method: "POST",
     headers: { "content-type": "application/octet-stream" },
     body: file,
   });
-  return response.json();
+  return JSON.parse(text);
 }
 
 /** Asks the operator for the admin token; true when there is one to try. `why`: the gateway's words. */

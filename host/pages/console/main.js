@@ -2,7 +2,7 @@
 
 import { el, mark, say } from "../shared/dom.js";
 import { themeButton } from "../shared/theme.js";
-import { Refusal, askToken, metrics, read, upload } from "./admin.js";
+import { Refusal, Unreachable, askToken, metrics, read, upload } from "./admin.js";
 import { showLights } from "./lights.js";
 import { serves, showPolicies } from "./policies.js";
 import { showSlots } from "./slots.js";
@@ -131,11 +131,11 @@ async function loop() {
   try {
     looking = look();
     if (await looking) pause = OFTEN;
-    pulse("live", "live");
+    live();
     at("unlock").hidden = true;
   } catch (error) {
     if (error instanceof Refusal && error.status === 401) {
-      pulse("lost", "locked");
+      lost("locked");
       at("unlock").hidden = false;
       if (!(await askToken(error.message))) {
         looking = null;
@@ -143,16 +143,37 @@ async function loop() {
       }
       pause = 0;
     } else {
-      pulse("lost", error instanceof Refusal ? error.message : "the gateway does not answer");
       pause = 3 * EVERY;
+      if (error instanceof Refusal || error instanceof Unreachable) {
+        lost(error.message);
+      } else {
+        // Not the gateway's: for whoever opens the browser's own console, too.
+        lost("this page has a fault, load it again");
+        reportError(error);
+      }
     }
   }
   looking = null;
   if (!document.hidden) timer = setTimeout(loop, pause);
 }
 
-function pulse(state, text) {
-  mark(at("pulse"), { "data-state": state });
+let since = null;
+
+function live() {
+  if (since) say(at("told"), "Live again.");
+  since = null;
+  mark(document.body, { "data-stale": null });
+  mark(at("pulse"), { "data-state": "live" });
+  say(at("pulse"), "live");
+}
+
+/** What is shown has grown old: it must not look as if all were well. */
+function lost(why) {
+  since ??= new Date().toLocaleTimeString(undefined, { hour12: false });
+  const text = `${why}, since ${since}`;
+  mark(document.body, { "data-stale": "yes" });
+  mark(at("pulse"), { "data-state": "lost" });
+  if (at("pulse").textContent !== text) say(at("told"), text);
   say(at("pulse"), text);
 }
 

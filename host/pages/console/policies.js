@@ -32,9 +32,12 @@ export const serves = ({ state }) => state === "live" || state === "builtin";
 
 class Row {
   constructor(act) {
-    const cell = (name) => (this[name] = el("td", { class: name }));
-    const number = (name) => (this[name] = el("td", { class: `${name} n` }));
-    this.hook = el("th", { scope: "row" });
+    // Roles: as cards, on a phone, rows and cells would be none any more.
+    const cell = (label, kind = "") => {
+      const name = label.toLowerCase();
+      return (this[name] = el("td", { role: "cell", class: `${name} ${kind}`, "data-label": label }));
+    };
+    this.hook = el("th", { scope: "row", role: "rowheader" });
     this.name = el("strong");
     this.version = el("span", { class: "version" });
     this.file = el("span", { class: "file" });
@@ -42,17 +45,21 @@ class Row {
     this.chip = el("span", { class: "chip" });
     this.back = el("button", { type: "button", onclick: () => this.rollBack(act) }, "Roll back");
     this.up = el("button", { type: "button", onclick: () => this.promote(act) }, "Promote");
-    this.node = el("tr", {}, this.hook,
-      el("td", {}, this.name, " ", this.version, this.file, this.reason),
-      el("td", {}, this.chip),
-      number("revision"), cell("digest"), number("calls"), number("p50"), number("p99"), number("faults"),
-      el("td", { class: "actions" }, this.back, this.up));
+    this.node = el("tr", { role: "row" }, this.hook,
+      el("td", { role: "cell", class: "policy" }, this.name, " ", this.version, this.file, this.reason),
+      el("td", { role: "cell", class: "chips" }, this.chip),
+      cell("Revision", "n"), cell("Digest"), cell("Calls", "n"), cell("p50", "n"), cell("p99", "n"),
+      cell("Faults", "n"),
+      el("td", { role: "cell", class: "actions" }, this.back, this.up));
   }
 
   update(policy) {
     const swapped = this.policy && this.policy.generation !== policy.generation;
     this.policy = policy;
     mark(this.node, { "data-state": policy.state });
+    // An empty place in a table says something; in a card it does not.
+    mark(this.revision, { "data-none": policy.revision ? null : "yes" });
+    mark(this.digest, { "data-none": policy.sha256 ? null : "yes" });
     if (swapped) this.flash();
     say(this.hook, policy.hook ?? "–");
     say(this.name, policy.name);

@@ -126,7 +126,7 @@ function waterfall(trace, facts) {
   });
   const told = facts.filter(Boolean);
   return el("div", { class: "waterfall" },
-    el("p", {}, told.join(" · "), told.length ? " · " : "", traceLink(trace.trace_id)),
+    el("p", {}, told.length ? el("span", {}, told.join(" · ")) : null, traceLink(trace.trace_id)),
     el("ol", { role: "list" }, stages));
 }
 

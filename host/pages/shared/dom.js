@@ -41,10 +41,13 @@ export function mark(node, attributes) {
   }
 }
 
+/** What a header can carry: keys and tokens hold nothing else. */
+const SIGNS = { pattern: "[ -~]+", title: "Letters without accents, digits and signs" };
+
 /** Asks in a dialog; resolves to true, or to the text of its field where it has one. */
 export function ask({ title, text, yes, danger = false, field = null }) {
   const input = field && el("input", { type: field.type ?? "text", "aria-label": field.label,
-    autocomplete: "off", required: true });
+    autocomplete: "off", required: true, ...(field.type === "password" ? SIGNS : {}) });
   const dialog = el("dialog", { "aria-labelledby": "ask-title" },
     el("h2", { id: "ask-title" }, title),
     el("p", {}, text),
@@ -69,21 +72,28 @@ export function traceUrl(id) {
   return template ? template.replaceAll("{trace_id}", encodeURIComponent(id)) : null;
 }
 
+export const COPY = "M9 9V5a1 1 0 0 1 1-1h9a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1h-4M5 9h9a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1v-9a1 1 0 0 1 1-1Z";
+
 /** The trace as a link, or as an id to copy. */
 export function traceLink(id) {
   const url = traceUrl(id);
   if (url) {
     return el("a", { href: url, target: "_blank", rel: "noreferrer", title: `trace ${id}` }, "trace");
   }
-  const button = el("button", { type: "button", class: "bare trace", title: `Copy the trace's id ${id}`,
+  const short = `trace ${id.slice(0, 8)}`;
+  const words = el("span", {}, short);
+  const tell = (text) => say(document.getElementById("told"), text);
+  return el("button", { type: "button", class: "trace", title: `Copy the trace's id ${id}`,
     onclick: async () => {
       try {
         await navigator.clipboard.writeText(id);
-        button.textContent = "trace id copied";
+        say(words, "trace id copied");
+        tell("The trace's id was copied.");
+        setTimeout(() => say(words, short), 2000);
       } catch {
         // Pages that did not come over a safe connection may not copy: it can be read.
-        button.textContent = `trace ${id}`;
+        say(words, `trace ${id}`);
+        tell(`This page may not copy. The trace's id is ${id}`);
       }
-    } }, `trace ${id.slice(0, 8)}`);
-  return button;
+    } }, glyph(COPY), words);
 }

@@ -9,6 +9,8 @@ marked=18.2.1
 dompurify=3.4.18
 
 cd "$(dirname "$0")"
+root=$(cd ../../.. && pwd)
+. "$root/tests/pages/node.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
