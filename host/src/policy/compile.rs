@@ -258,6 +258,9 @@ impl Compiler {
             // Each thread of the compiler reserves address space of its own.
             .env("RAYON_NUM_THREADS", "2")
             .env("MALLOC_ARENA_MAX", "2")
+            // The allocator would take a GiB of it at once.
+            .env("MIMALLOC_ARENA_RESERVE", "0")
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -302,6 +305,8 @@ fn death(status: ExitStatus, complaint: &str, limits: &Limits) -> String {
         "memory allocation of",
         "Cannot allocate memory",
         "out of memory",
+        // What a thread is told for which there is no stack.
+        "Resource temporarily unavailable",
     ];
     match status.signal() {
         Some(XCPU) => format!(
@@ -315,7 +320,7 @@ fn death(status: ExitStatus, complaint: &str, limits: &Limits) -> String {
         None => {
             let last = complaint
                 .lines()
-                .rfind(|line| !line.trim().is_empty())
+                .rfind(|line| !line.trim().is_empty() && !line.starts_with("note: "))
                 .unwrap_or("no word");
             format!("the compiler failed ({status}): {last}")
         }
