@@ -1,17 +1,17 @@
 //! Instances of policies: made ahead, and what happens when all are in use. That many ask at once is
 //! nobody's fault, switches nothing off, and keeps no policy from being tried or brought back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::response::IntoResponse;
 use stent::error::Error;
-use stent::policy::{Denied, Hook, Observer, Policies, Snapshot, State};
+use stent::policy::{CallFacts, Denied, Hook, Observer, Policies, Snapshot, State};
 use stent::types::Finish;
 
 use super::guest::{Guest, keeper};
-use super::support::{Bench, cases, rejected, serving, snapshot, talk};
+use super::support::{Bench, cases, plugin, rejected, serving, snapshot, talk};
 
 /// One instance for all, and a breaker that trips soon.
 fn scarce() -> Bench {
@@ -151,6 +151,67 @@ async fn what_outlives_a_call_is_made_ahead_again_and_again() {
         assert!(
             start.elapsed() < Duration::from_secs(20),
             "nothing is made ahead any more"
+        );
+    }
+}
+
+/// The most memory that each hook's calls had.
+#[derive(Default)]
+struct Peaks(Mutex<Vec<(Hook, usize)>>);
+
+impl Observer for Peaks {
+    fn called(&self, call: &CallFacts<'_>) {
+        self.0.lock().unwrap().push((call.hook, call.memory_peak));
+    }
+}
+
+/// Bytes that the module's memory has from its start.
+fn initial_memory(module: &[u8]) -> u64 {
+    let mut parts = wasmparser::Parser::new(0).parse_all(module);
+    let memory = parts.find_map(|part| match part.unwrap() {
+        wasmparser::Payload::MemorySection(memories) => memories.into_iter().next(),
+        _ => None,
+    });
+    memory.unwrap().unwrap().initial * (64 << 10)
+}
+
+/// Memory that an instance asks for must be opened and closed again by the host, which costs more than
+/// what these policies do.
+#[tokio::test]
+async fn bundled_policies_do_with_the_memory_that_they_start_with() {
+    let mut bench = Bench::new();
+    bench.settings.guard.bundled = Some("guard-limits".into());
+    bench.settings.filter.bundled = Some("filter-redact".into());
+    let peaks = Arc::new(Peaks::default());
+    let policies = bench.watched_by(peaks.clone()).unwrap();
+    let long = "What are the signs of diabetes, and what can be done? ".repeat(20);
+    let messages = talk(&[&long, "Thirst.", &long, "Sweets are bad.", &long]);
+    let snapshot = snapshot(&policies);
+    snapshot.guard(&messages).await.unwrap();
+    snapshot.cache_decide(&messages).await.unwrap();
+    let trimmed = snapshot.trim(&messages, None).await.unwrap();
+    snapshot.build(&trimmed.of(&messages)).await.unwrap();
+    let mut filter = snapshot.open_filter().await.unwrap();
+    for _ in 0..200 {
+        filter.push("It can be treated. ").await.unwrap();
+    }
+    filter.finish(Finish::Stop).await.unwrap();
+    drop((filter, snapshot));
+    let peaks = peaks.0.lock().unwrap();
+    for (hook, name) in [
+        (Hook::Guard, "guard-limits"),
+        (Hook::Cache, "cache-exact"),
+        (Hook::Trim, "trim-exchanges"),
+        (Hook::Prompt, "prompt-mistral"),
+        (Hook::Filter, "filter-redact"),
+    ] {
+        let start = initial_memory(&plugin(name));
+        assert!(start <= 512 << 10, "{name} starts with {start} bytes");
+        let mut of_hook = peaks.iter().filter(|(it, _)| *it == hook);
+        assert!(of_hook.clone().count() > 0, "{name} was not asked");
+        assert!(
+            of_hook.all(|(_, peak)| *peak as u64 == start),
+            "{name} starts with {start} bytes: {peaks:?}"
         );
     }
 }

@@ -87,7 +87,8 @@ pub fn resident() -> u64 {
     kib(&status, "VmRSS:").unwrap_or(0)
 }
 
-/// Gives freed memory back to the kernel, which the allocator keeps for later otherwise.
+/// Gives memory back to the kernel that llama.cpp has freed and the system's allocator keeps for later.
+/// Stent's own allocator gives back by itself what lies idle for some milliseconds.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim may be called at any time from any thread; it only unmaps free pages.
