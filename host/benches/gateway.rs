@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::routing::post;
+use axum::serve::ListenerExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -61,6 +62,8 @@ async fn bare(port: u16, answer: Vec<u8>) {
     };
     let router = axum::Router::new().route("/chat/stream", post(handler));
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    // As Stent does it: small frames would wait for the client's acknowledgement otherwise.
+    let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
     axum::serve(listener, router).await.unwrap();
 }
 

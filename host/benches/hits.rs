@@ -23,6 +23,7 @@ use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::post;
+use axum::serve::ListenerExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -243,6 +244,7 @@ fn bare(argument: &str) {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port))
             .await
             .unwrap();
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
         axum::serve(listener, routes).await.unwrap();
     });
 }

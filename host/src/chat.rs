@@ -3,6 +3,7 @@
 mod answer;
 mod ask;
 mod coalesce;
+mod ending;
 mod format;
 mod history;
 mod ready;

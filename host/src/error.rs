@@ -72,6 +72,9 @@ pub enum Error {
         "the client read too slowly: more than the {bytes} bytes that are kept of an answer were waiting"
     )]
     Outrun { bytes: usize },
+    /// A kept answer that was ended before it was whole.
+    #[error("the answer was stopped before its end")]
+    Stopped,
     /// The same Idempotency-Key with another request.
     #[error(
         "Idempotency-Key: it came with another request before; expected a new key for a new request"
@@ -192,6 +195,7 @@ impl Error {
                 "session_unreadable",
             ),
             Self::SlowBody { .. } => (StatusCode::REQUEST_TIMEOUT, CLIENT, "slow_body"),
+            Self::Stopped => (StatusCode::CONFLICT, CLIENT, "answer_stopped"),
             Self::KeyReused => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 CLIENT,

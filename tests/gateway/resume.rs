@@ -184,6 +184,46 @@ async fn stop_ends_the_work_and_tells_whoever_reads() {
     assert!(totals(&server).await < 12);
 }
 
+/// A client of OpenAI's knows no word for an answer that was stopped: it must not pass for a whole one.
+#[tokio::test]
+async fn a_stopped_answer_of_v1_ends_with_an_error() {
+    let sets = [SLOW.as_slice(), &["engine.script.token=300ms"]].concat();
+    let server = Server::start(&sets).await;
+    let ask = async |stream: bool| {
+        let body = json!({ "messages": [{ "role": "user", "content": "q" }], "stream": stream });
+        let asked = server
+            .client
+            .post(format!("{}/v1/chat/completions", server.base));
+        let key = format!("stream {stream}");
+        asked
+            .header("idempotency-key", key)
+            .json(&body)
+            .send()
+            .await
+            .unwrap()
+    };
+    let mut reading = ask(true).await;
+    let mut said = String::new();
+    while !said.contains("\"content\":\"T") {
+        let chunk = reading.chunk().await.unwrap().unwrap();
+        said.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    let id = said.split("\"id\":\"").nth(1).unwrap();
+    let id = id.split('"').next().unwrap();
+    let stop = server
+        .client
+        .delete(format!("{}/chat/stream/{id}", server.base));
+    assert_eq!(stop.send().await.unwrap().status(), 204);
+    // Whoever reads, and whoever comes again.
+    for rest in [
+        reading.text().await.unwrap(),
+        ask(true).await.text().await.unwrap(),
+    ] {
+        assert!(rest.contains("\"code\":\"answer_stopped\""), "{rest}");
+        assert!(!rest.contains("\"finish_reason\":\"stop\""), "{rest}");
+    }
+}
+
 #[tokio::test]
 async fn the_same_key_never_runs_a_prompt_twice() {
     let server = Server::start(&SLOW).await;

@@ -6,7 +6,7 @@ use serde_json::json;
 use stent::access::Digest;
 
 use crate::support::redis::RedisServer;
-use crate::support::server::Server;
+use crate::support::server::{Frames, Server};
 
 /// Names and labels, without values and exemplars.
 fn series(metrics: &str) -> BTreeSet<String> {
@@ -121,6 +121,36 @@ async fn the_gateways_own_time_is_a_metric() {
         own > 0.0 && whole - own > 0.2,
         "{whole} s, {own} s of them the gateway's"
     );
+}
+
+/// However an answer ends, the engine's part of its time is not the gateway's.
+#[tokio::test]
+async fn the_engines_time_is_not_the_gateways_when_an_answer_breaks_off() {
+    let server = Server::start(&[
+        "engine.kind=scripted",
+        "engine.script.token=300ms",
+        "engine.script.text=one two three four five six seven eight nine",
+        "engine.stall_after=20s",
+        "cache.store=off",
+        "server.drain=1s",
+    ])
+    .await;
+    let body = json!({ "message": "hello", "session_id": "one" });
+    let mut left = Frames::of(server.post("/chat/stream", body).await);
+    while !left.next().await.unwrap().contains("three") {}
+    drop(left);
+    let own = async |outcome: &str| -> Option<f64> {
+        let start = format!("stent_gateway_overhead_seconds_sum{{outcome=\"{outcome}\"}} ");
+        let metrics = server.metrics().await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&start))?;
+        Some(line.parse().unwrap())
+    };
+    server
+        .until("it is told", async |_| own("cancelled").await.is_some())
+        .await;
+    let own = own("cancelled").await.unwrap();
+    // Three steps of 300 ms went by.
+    assert!(own < 0.6, "{own} s are said to be the gateway's");
 }
 
 /// A history that grows past the context: trimming moves the prompt's beginning.

@@ -4,6 +4,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
+use crate::access::Visit;
 use crate::error::Error;
 use crate::types::{SessionId, SessionKey, TenantId};
 
@@ -41,6 +42,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
                 Err(Error::invalid("query", problem))
             }
         }
+    }
+}
+
+/// The caller's session of the name within the path.
+pub struct Session(pub SessionKey);
+
+impl<S: Send + Sync> FromRequestParts<S> for Session {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Name(id) = Name::from_request_parts(parts, state).await?;
+        let visit = parts.extensions.get::<Visit>();
+        let visit = visit.ok_or_else(|| Error::Internal("nobody looked at the key".into()))?;
+        session_key(&visit.tenant, &id).map(Self)
     }
 }
 

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::name::{Name, session_key};
+use super::name::Session;
 use super::{App, openapi};
-use crate::access::Visit;
 use crate::error::{Error, Wire};
 
 /// A session's history as it is remembered
@@ -27,10 +26,8 @@ use crate::error::{Error, Wire};
 )]
 pub async fn history(
     State(app): State<Arc<App>>,
-    Extension(visit): Extension<Visit>,
-    Name(id): Name,
+    Session(key): Session,
 ) -> Result<Response, Error> {
-    let key = session_key(&visit.tenant, &id)?;
     let session = app.gateway.sessions.load(&key).await?;
     if session.messages.is_empty() {
         return Err(Error::NotFound("session"));
@@ -40,7 +37,7 @@ pub async fn history(
         .iter()
         .map(|m| json!({ "role": m.role, "text": m.text, "exchange": m.exchange }))
         .collect();
-    Ok(Json(json!({ "session_id": id, "messages": messages })).into_response())
+    Ok(Json(json!({ "session_id": key.session, "messages": messages })).into_response())
 }
 
 /// Forgets a session: its history, its kept answers and its KV
@@ -54,12 +51,7 @@ pub async fn history(
         (status = 503, description = "shutting down, or the session store failed", body = Wire),
     )
 )]
-pub async fn forget(
-    State(app): State<Arc<App>>,
-    Extension(visit): Extension<Visit>,
-    Name(id): Name,
-) -> Result<Response, Error> {
-    let key = session_key(&visit.tenant, &id)?;
+pub async fn forget(State(app): State<Arc<App>>, Session(key): Session) -> Result<Response, Error> {
     // Whoever is at work for the session asks last whether it is forgotten: that is marked first.
     let known = app.gateway.sessions.forget(&key);
     app.gateway.engine.forget(&key);

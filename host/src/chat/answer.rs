@@ -4,15 +4,14 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::coalesce::Passenger;
+use super::ending::{Spent, close, summary};
 use super::turn::Turn;
 use super::{Answer, history};
-use crate::access::Place;
 use crate::engine::{Event, Outcome as Run};
 use crate::error::Error;
 use crate::policy::{Filter, Lookup, Prompt, Step, Trimmed};
 use crate::stream::{self, Head, Part, Parts, Reader, Summary, Undelivered};
 use crate::trace::spans::{self, Outcome};
-use crate::trace::{Finished, trace_id};
 use crate::types::{Finish, Logprob, Token};
 
 /// Answers from a run. A task of its own writes the answer, so that history and cache are done
@@ -32,6 +31,8 @@ pub fn generate(
         text: String::new(),
         tokens: Vec::new(),
         first: None,
+        cached: 0,
+        boarded: Instant::now(),
         filter,
         parts,
         lookup,
@@ -58,6 +59,10 @@ struct Writer {
     tokens: Vec<Token>,
     /// When the first text came.
     first: Option<Instant>,
+    /// Tokens of the prompt that the run had not to compute.
+    cached: u32,
+    /// When it joined the run.
+    boarded: Instant,
 }
 
 /// How the events of a run ended, as far as this client is concerned.
@@ -97,22 +102,25 @@ impl Writer {
         }
         // Leaves the run: the last one to leave stops it.
         drop(run);
+        let aboard = self.boarded.elapsed();
         match end {
-            End::Finished(outcome) => self.finish(outcome, follows).await,
+            End::Finished(outcome) => self.finish(outcome, follows, aboard).await,
             End::Filtered => {
+                let first = self.first.map(|first| first.duration_since(self.boarded));
+                let prefill = first.unwrap_or(aboard);
                 let outcome = Run {
                     finish: Finish::Filtered,
                     prompt_tokens: len(&self.prompt.tokens),
-                    cached_tokens: 0,
+                    cached_tokens: self.cached,
                     output_tokens: len(&self.tokens),
                     queued: Duration::ZERO,
-                    prefill: Duration::ZERO,
-                    decode: self.first.map_or(Duration::ZERO, |first| first.elapsed()),
+                    prefill,
+                    decode: aboard.saturating_sub(prefill),
                 };
-                self.finish(outcome, follows).await;
+                self.finish(outcome, follows, aboard).await;
             }
-            End::Failed(error) => self.fail(error).await,
-            End::Undelivered(Undelivered::Slow(error)) => self.fail(error).await,
+            End::Failed(error) => self.fail(error, aboard).await,
+            End::Undelivered(Undelivered::Slow(error)) => self.fail(error, aboard).await,
             End::Undelivered(Undelivered::Gone) => {
                 let why = match self.parts.is_stopped() {
                     true => "stopped",
@@ -123,7 +131,8 @@ impl Writer {
                     finish: Finish::Cancelled,
                     ..self.so_far()
                 };
-                close(&mut self.turn, Outcome::Cancelled, &summary, None, None);
+                let spent = broken_off(aboard);
+                close(&mut self.turn, Outcome::Cancelled, &summary, spent, None);
                 // Whoever still reads a kept answer sees that it was stopped.
                 let _ = self.parts.send(Part::Done(summary)).await;
             }
@@ -154,7 +163,7 @@ impl Writer {
                         })
                         .await?;
                 }
-                Some(Event::Started { .. }) => {}
+                Some(Event::Started { cached, .. }) => self.cached = *cached,
                 Some(Event::Text {
                     text,
                     tokens,
@@ -202,14 +211,14 @@ impl Writer {
 
     /// History first, then the cache, then the client's last part, then a head start for what
     /// comes next.
-    async fn finish(mut self, run: Run, follows: bool) {
+    async fn finish(mut self, run: Run, follows: bool, aboard: Duration) {
         let complete = matches!(run.finish, Finish::Stop | Finish::Length | Finish::Filtered);
         if complete {
             let first = self.trimmed.first;
             if let Err(error) =
                 history::remember(&mut self.turn, &self.text, &self.tokens, first).await
             {
-                return self.fail(error).await;
+                return self.fail(error, aboard).await;
             }
             let asked = (&self.lookup, &self.prompt);
             let told = (&run, self.trimmed.dropped);
@@ -222,7 +231,12 @@ impl Writer {
             (true, true) => Outcome::Coalesced,
             (true, false) => Outcome::Ok,
         };
-        close(&mut self.turn, outcome, &summary, Some(&run), None);
+        let spent = Spent {
+            // Who joined late was not there for all of it.
+            engine: Some((run.queued + run.prefill + run.decode).min(aboard)),
+            decode: Some(run.decode),
+        };
+        close(&mut self.turn, outcome, &summary, spent, None);
         let delivered = self.parts.send(Part::Done(summary)).await.is_ok();
         if complete && delivered {
             self.turn.anchor = self.trimmed.first.or(self.turn.anchor);
@@ -230,10 +244,11 @@ impl Writer {
         }
     }
 
-    async fn fail(mut self, error: Error) {
+    async fn fail(mut self, error: Error, aboard: Duration) {
         spans::failed(&self.turn.ask.span, error.class().2);
         let so_far = self.so_far();
-        close(&mut self.turn, Outcome::Error, &so_far, None, Some(&error));
+        let spent = broken_off(aboard);
+        close(&mut self.turn, Outcome::Error, &so_far, spent, Some(&error));
         let _ = self.parts.send(Part::Failed(error)).await;
     }
 
@@ -243,6 +258,7 @@ impl Writer {
         Summary {
             ttft: self.first.map(|first| first.duration_since(arrived)),
             prompt_tokens: len(&self.prompt.tokens),
+            cached_tokens: self.cached,
             output_tokens: len(&self.tokens),
             ..summary(&self.turn)
         }
@@ -274,60 +290,17 @@ pub(super) fn channel(turn: &Turn) -> (Parts, Reader) {
     }
 }
 
+/// The part of a run that had no end of its own.
+fn broken_off(aboard: Duration) -> Spent {
+    Spent {
+        engine: Some(aboard),
+        decode: None,
+    }
+}
+
 /// What a client is told whose answer outlasted the shutdown.
 fn cut_off() -> Error {
     Error::Unavailable("the server is shutting down and could not finish this answer".into())
-}
-
-/// Records how the request ended; once per request.
-pub(super) fn close(
-    turn: &mut Turn,
-    outcome: Outcome,
-    summary: &Summary,
-    run: Option<&Run>,
-    error: Option<&Error>,
-) {
-    history::forget_too(turn);
-    // Whoever reads that the answer is over may ask the next one.
-    turn.ask.place = Place::default();
-    turn.writer = None;
-    let ask = &turn.ask;
-    let failed = error.map(Error::class);
-    // The head of a stream has left: what fails after it cannot change its status.
-    let status = failed.map_or(200, |(status, ..)| match ask.streaming {
-        true => 200,
-        false => status.as_u16(),
-    });
-    let finished = Finished {
-        code: failed.map(|(_, _, code)| code),
-        ttft: summary.ttft,
-        prompt_tokens: summary.prompt_tokens,
-        cached_tokens: summary.cached_tokens,
-        output_tokens: summary.output_tokens,
-        engine: run.map(|run| run.queued + run.prefill + run.decode),
-        decode: run.map(|run| run.decode),
-        generation: Some(summary.generation),
-        trace_id: summary.trace_id.as_deref(),
-        request_id: ask.request_id.as_deref(),
-        ..Finished::plain("POST", ask.route, status, outcome, turn.elapsed())
-    };
-    turn.gateway.finished(&ask.span, &finished);
-}
-
-/// The summary of an answer that nothing was generated for.
-pub(super) fn summary(turn: &Turn) -> Summary {
-    Summary {
-        finish: Finish::Stop,
-        trace_id: trace_id(&turn.ask.span),
-        cached: false,
-        coalesced: false,
-        generation: turn.policies.generation(),
-        ttft: None,
-        prompt_tokens: 0,
-        cached_tokens: 0,
-        output_tokens: 0,
-        tokens_per_second: 0.0,
-    }
 }
 
 pub(super) fn head(turn: &Turn) -> Result<Head, Error> {

@@ -1,6 +1,7 @@
 //! Answers that are there before they are asked for: from the cache, or a policy's fixed text.
 
-use super::answer::{channel, close, head, summary};
+use super::answer::{channel, head};
+use super::ending::{Spent, close, summary};
 use super::turn::Turn;
 use super::{Answer, history};
 use crate::cache::Cached;
@@ -71,7 +72,7 @@ async fn at_once(
         let asked = history::without_answer(&turn.messages);
         spans::content(&turn.ask.span, asked, text, summary.finish);
     }
-    close(&mut turn, outcome, &summary, None, None);
+    close(&mut turn, outcome, &summary, Spent::default(), None);
     let trimmed = (dropped > 0).then_some(Part::Trimmed { dropped });
     let said = (!text.is_empty()).then(|| Part::Text(text.to_owned()));
     // Three parts always fit the buffer: this waits for nobody.

@@ -12,7 +12,7 @@ impl Metrics {
         let genai = r.sub_registry_with_prefix("gen_ai_server");
         genai.register_with_unit(
             "request_duration",
-            "From the request's head to the answer's last byte",
+            "From the request's head until the last part of its answer was there to be sent",
             Unit::Seconds,
             self.duration.clone(),
         );

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::recording::{self, Keep, Recording};
 use super::{Part, Summary};
 use crate::error::Error;
-use crate::types::Logprob;
+use crate::types::{Finish, Logprob};
 
 /// Parts that may wait for a reader.
 const BUFFERED: usize = 256;
@@ -171,7 +171,7 @@ pub struct Whole {
 /// Reads the answer to its end.
 ///
 /// # Errors
-/// The failure that ended it.
+/// The failure that ended it, or [`Error::Stopped`].
 pub async fn collect(mut reader: Reader) -> Result<Whole, Error> {
     let (mut text, mut logprobs) = (String::new(), Vec::new());
     loop {
@@ -183,6 +183,9 @@ pub async fn collect(mut reader: Reader) -> Result<Whole, Error> {
             } => {
                 text.push_str(&piece);
                 logprobs.extend(more);
+            }
+            Part::Done(summary) if summary.finish == Finish::Cancelled => {
+                return Err(Error::Stopped);
             }
             Part::Done(summary) => {
                 return Ok(Whole {

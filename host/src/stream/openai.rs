@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Format, Head, Part, Summary, Whole};
+use crate::error::Error;
 use crate::types::{Finish, Likely, Logprob};
 
 /// Chunks of `/v1/chat/completions`.
@@ -29,6 +30,10 @@ impl Format for Chunks {
                 let choice = json!([{ "index": 0, "delta": { "content": text },
                     "finish_reason": null, "logprobs": told(&logprobs) }]);
                 vec![object(head, "chat.completion.chunk", choice).to_string()]
+            }
+            // It has no word for it that would not pass for a whole answer.
+            Part::Done(summary) if summary.finish == Finish::Cancelled => {
+                self.part(head, Part::Failed(Error::Stopped))
             }
             Part::Done(summary) => {
                 let mut frames = vec![chunk(head, json!({}), Some(reason(summary.finish)))];
