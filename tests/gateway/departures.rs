@@ -37,6 +37,12 @@ async fn states(server: &Server, state: &str) -> usize {
     slots.iter().filter(|slot| slot["state"] == state).count()
 }
 
+/// What the engine has done so far: `generated` or `prefilled` tokens.
+async fn total(server: &Server, what: &str) -> u64 {
+    let status = server.admin("/admin/slots").await;
+    status["totals"][what].as_u64().unwrap()
+}
+
 /// Starts a server, and counts the cells that stay used: the layout's own first tokens, which all
 /// prompts share.
 pub async fn start(sets: &[&str]) -> (Server, u64) {
@@ -80,7 +86,7 @@ fn ways(text: &str) -> [Value; 2] {
 
 #[tokio::test]
 async fn before_admission() {
-    let (server, cells) = start(&[]).await;
+    let (server, cells) = start(&["engine.script.token=50ms"]).await;
     let asked = async || {
         let metrics = server.metrics().await;
         // That a body broke off may be counted; an answer to it may not.
@@ -110,6 +116,8 @@ async fn before_admission() {
         }
     }
     all_is_free(&server, cells).await;
+    let said = total(&server, "generated").await;
+    assert!(said < 480, "eighty answers of twelve words: {said}");
     server.chat("still there?", "s").await;
 }
 
@@ -118,6 +126,7 @@ async fn in_the_queue() {
     let (server, cells) = start(&["engine.slots=1", "engine.script.token=200ms"]).await;
     let mut body = stateless("first");
     body["stream"] = json!(true);
+    let before = total(&server, "generated").await;
     let first = Frames::of(server.post(ROUTE, body).await);
     for body in ways("second") {
         let waits = send(&server, ROUTE, &body).await;
@@ -141,6 +150,8 @@ async fn in_the_queue() {
         "{frames:?}"
     );
     all_is_free(&server, cells).await;
+    let said = total(&server, "generated").await - before;
+    assert_eq!(said, 12, "nobody but the first was answered");
 }
 
 #[tokio::test]
@@ -150,27 +161,22 @@ async fn in_prefill_and_in_decode() {
     // A token for three letters: twelve seconds of reading.
     for (state, text) in [("prefill", "x".repeat(1800)), ("decode", "q".into())] {
         for body in ways(&text) {
+            let (read, said) = (
+                total(&server, "prefilled").await,
+                total(&server, "generated").await,
+            );
             let leaves = send(&server, ROUTE, &body).await;
             server
                 .until(state, async |s| states(s, state).await == 1)
                 .await;
             drop(leaves);
             all_is_free(&server, cells).await;
+            let read = total(&server, "prefilled").await - read;
+            let said = total(&server, "generated").await - said;
+            assert!(read < 600, "a prompt of six hundred was cut short: {read}");
+            assert!(said < 12, "an answer of twelve words was cut short: {said}");
         }
     }
-    let totals = server.admin("/admin/slots").await["totals"].clone();
-    let (read, said) = (
-        totals["prefilled"].as_u64().unwrap(),
-        totals["generated"].as_u64().unwrap(),
-    );
-    assert!(
-        said < 24,
-        "two answers of twelve words were cut short: {said}"
-    );
-    assert!(
-        read < 900,
-        "two prompts of six hundred were cut short: {read}"
-    );
 }
 
 #[tokio::test]
@@ -200,16 +206,12 @@ async fn from_a_shared_run() {
     assert!(said.ends_with("everyone."), "{said}");
     all_is_free(&server, cells).await;
     // All leave: the run ends.
-    let before = server.admin("/admin/slots").await["totals"]["generated"]
-        .as_u64()
-        .unwrap();
+    let before = total(&server, "generated").await;
     let (leader, follower) = (begun().await, begun().await);
     drop(follower);
     drop(leader);
     all_is_free(&server, cells).await;
-    let after = server.admin("/admin/slots").await["totals"]["generated"]
-        .as_u64()
-        .unwrap();
+    let after = total(&server, "generated").await;
     assert!(after - before < 12, "{before} {after}");
 }
 
