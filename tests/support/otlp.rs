@@ -4,7 +4,7 @@
 //! a build of its own (otlp-embedded) was tried: it changes the features of so many shared crates
 //! that `cargo test` would compile llama.cpp and wasmtime a second time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -61,18 +61,20 @@ pub struct Received {
 
 /// All received spans, and the time that it takes to take in a batch.
 #[derive(Clone, Default)]
-struct Store(Arc<Mutex<VecDeque<Span>>>, Duration);
+struct Store {
+    spans: Arc<Mutex<VecDeque<Span>>>,
+    schemas: Arc<Mutex<BTreeSet<String>>>,
+    /// For each batch.
+    takes: Duration,
+}
 
 impl Store {
     fn take_in(&self, request: ExportTraceServiceRequest) {
-        let scopes = request
-            .resource_spans
-            .into_iter()
-            .flat_map(|r| r.scope_spans);
-        self.0
-            .lock()
-            .unwrap()
-            .extend(scopes.flat_map(|scope| scope.spans));
+        let (mut schemas, mut spans) = (self.schemas.lock().unwrap(), self.spans.lock().unwrap());
+        for resource in request.resource_spans {
+            schemas.insert(resource.schema_url);
+            spans.extend(resource.scope_spans.into_iter().flat_map(|s| s.spans));
+        }
     }
 }
 
@@ -82,7 +84,7 @@ impl TraceService for Store {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        tokio::time::sleep(self.1).await;
+        tokio::time::sleep(self.takes).await;
         self.take_in(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -101,7 +103,11 @@ impl Receiver {
 
     /// On a port that was chosen before: a collector that is back.
     pub fn on(listener: std::net::TcpListener, protocol: Protocol, takes: Duration) -> Self {
-        let store = Store(Arc::default(), takes);
+        let store = Store {
+            spans: Arc::default(),
+            schemas: Arc::default(),
+            takes,
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -129,9 +135,14 @@ impl Receiver {
         format!("http://{}", self.address)
     }
 
+    /// The conventions that resources say they keep to.
+    pub fn schemas(&self) -> Vec<String> {
+        self.store.schemas.lock().unwrap().iter().cloned().collect()
+    }
+
     /// How many spans came.
     pub fn count(&self) -> usize {
-        self.store.0.lock().unwrap().len()
+        self.store.spans.lock().unwrap().len()
     }
 
     /// The trace's spans, as soon as there are `count` of them; fails after 30 s.
@@ -183,7 +194,7 @@ impl Receiver {
         loop {
             let root = self
                 .store
-                .0
+                .spans
                 .lock()
                 .unwrap()
                 .iter()
@@ -201,7 +212,7 @@ impl Receiver {
     }
 
     fn now(&self, id: &[u8]) -> Vec<Received> {
-        let spans = self.store.0.lock().unwrap();
+        let spans = self.store.spans.lock().unwrap();
         spans
             .iter()
             .filter(|span| span.trace_id == id)
@@ -284,7 +295,7 @@ async fn http(listener: TcpListener, service: Store) {
         let Ok(request) = ExportTraceServiceRequest::decode(body) else {
             return (StatusCode::BAD_REQUEST, Vec::new());
         };
-        tokio::time::sleep(store.1).await;
+        tokio::time::sleep(store.takes).await;
         store.take_in(request);
         (
             StatusCode::OK,

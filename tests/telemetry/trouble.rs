@@ -75,7 +75,7 @@ fn a_hung_collector_is_not_waited_for() {
 }
 
 #[test]
-fn a_collector_that_comes_back_gets_the_later_spans() {
+fn what_is_sent_and_what_is_lost_is_counted() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
         let receiver = Receiver::start(protocol);
         let address = receiver.endpoint();
@@ -89,6 +89,7 @@ fn a_collector_that_comes_back_gets_the_later_spans() {
         let first = one_span();
         guard.flush();
         assert_eq!(receiver.trace(&first, 1).len(), 1);
+        assert_eq!(receiver.schemas(), [trace::semconv::SCHEMA_URL]);
         assert_eq!(
             (guard.counts().exported(), guard.counts().dropped()),
             (1, 0)
@@ -104,12 +105,21 @@ fn a_collector_that_comes_back_gets_the_later_spans() {
     );
 }
 
-/// A real gateway whose collector is down, comes, is slow and goes again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_outlives_every_trouble_of_its_collector() {
+async fn a_gateway_outlives_every_trouble_of_its_collector_over_grpc() {
+    outlives(Protocol::Grpc, "telemetry.protocol=grpc").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_outlives_every_trouble_of_its_collector_over_http() {
+    outlives(Protocol::Http, "telemetry.protocol=http").await;
+}
+
+/// A real gateway whose collector is down, comes, is slow and goes again.
+async fn outlives(protocol: Protocol, set: &str) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let endpoint = format!("telemetry.otlp=http://{address}");
-    let sets = ["engine.kind=scripted", "cache.store=off", &endpoint];
+    let sets = ["engine.kind=scripted", "cache.store=off", &endpoint, set];
     let mut server = Server::start(&sets).await;
     let told = |server: &Server, what: &str| server.log().matches(what).count();
     let (failed, back) = ("the trace collector failed", "the trace collector is back");
@@ -132,7 +142,7 @@ async fn a_gateway_outlives_every_trouble_of_its_collector() {
 
     // Back, and slow: the later spans arrive.
     let listener = TcpListener::bind(address).unwrap();
-    let receiver = Receiver::on(listener, Protocol::Grpc, Duration::from_millis(500));
+    let receiver = Receiver::on(listener, protocol, Duration::from_millis(500));
     server
         .until("it is told", async |s| {
             s.chat("hello", "anybody").await;
@@ -158,9 +168,8 @@ async fn a_gateway_outlives_every_trouble_of_its_collector() {
     let start = Instant::now();
     server.terminate();
     assert_eq!(server.ended().await, 0, "{}", server.log());
-    // 3 s for the last spans; the machine may be busy.
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(10), "the end took {took:?}");
+    assert!(took < Duration::from_secs(5), "the end took {took:?}");
 }
 
 /// A real process whose collector takes connections and never answers.
