@@ -32,7 +32,7 @@ at("stop").append(glyph(STOP));
  * `trigger` as the server knows it. */
 function send(question, before = null, how = {}) {
   const conversation = current;
-  if (!question.trim() || conversation.running) return;
+  if (!question.trim() || conversation.busy) return;
   const exchange = new Exchange(question, before);
   conversation.show(exchange);
   conversation.name(question);
@@ -95,7 +95,7 @@ function ended(conversation, exchange) {
   conversations.save();
   views.get(exchange)?.update();
   if (conversation === current) {
-    if (!conversation.exchanges.includes(exchange)) show();
+    if (!conversation.loaded || !conversation.exchanges.includes(exchange)) show();
     stick();
     tell({
       done: `The answer is complete: ${exchange.text}`,
@@ -108,7 +108,7 @@ function ended(conversation, exchange) {
 }
 
 function retry(exchange) {
-  if (current.running) return;
+  if (current.busy) return;
   if (exchange.state === "done") return send(exchange.question, exchange, AGAIN);
   // Of what was lost on the way the server may remember all; of what was stopped, nothing.
   current.exchanges = current.exchanges.filter((it) => it !== exchange);
@@ -135,10 +135,11 @@ async function enterKey(exchange) {
 async function open(conversation) {
   current = conversation;
   drawer(false);
+  const fetches = !conversation.loaded && conversation.session && !conversation.busy;
+  if (fetches) Object.assign(conversation, { fetching: true, trouble: null });
   show();
   jump();
-  if (conversation.loaded || !conversation.session) return;
-  conversation.trouble = null;
+  if (!fetches) return;
   try {
     conversation.take(await stent.history(conversation.session));
     if (!conversation.exchanges.length && !conversation.open) {
@@ -147,6 +148,9 @@ async function open(conversation) {
   } catch (error) {
     conversation.trouble = explain(error);
   }
+  conversation.fetching = false;
+  // It was forgotten meanwhile.
+  if (!conversations.all.includes(conversation)) return;
   if (current === conversation) {
     show();
     jump();
@@ -201,8 +205,8 @@ function show() {
   if (trouble) {
     log.prepend(el("p", { class: "trouble" }, el("span", {}, trouble.text),
       trouble.key && el("button", { type: "button", onclick: () => enterKey(null) }, "Enter the key"),
-      trouble.again && el("button", { type: "button", onclick: () => open(current) }, "Try again")));
-  } else if (!current.loaded) {
+      trouble.again && !current.running && el("button", { type: "button", onclick: () => open(current) }, "Try again")));
+  } else if (current.fetching) {
     log.prepend(el("p", { class: "state" }, "Fetching what was said…"));
   }
   at("empty").hidden = log.childElementCount > 0;
@@ -225,7 +229,7 @@ function controls() {
   const running = Boolean(current.running);
   at("stop").hidden = !running;
   at("send").hidden = running;
-  at("send").disabled = !at("message").value.trim();
+  at("send").disabled = current.fetching || !at("message").value.trim();
   at("forget").hidden = !current.title;
 }
 
@@ -275,7 +279,7 @@ function grow() {
 
 function submit() {
   const text = message.value;
-  if (!text.trim() || current.running) return;
+  if (!text.trim() || current.busy) return;
   message.value = "";
   grow();
   send(text);
