@@ -87,10 +87,10 @@ def refusals():
     stream.close()
     until(lambda: idle(os.environ["SLOW_ADMIN"]), "the slot is free again")
     # The client's own retries come through once there is a place.
-    stream = slow.chat.completions.create(**ask("x", stream=True))
+    stream = slow.chat.completions.create(**ask("x", stream=True, max_tokens=12))
     next(stream)
     patient = slow.with_options(max_retries=5)
-    assert patient.chat.completions.create(**ask("y")).choices[0].message.content
+    assert patient.chat.completions.create(**ask("y", max_tokens=12)).choices[0].message.content
     stream.close()
 
 

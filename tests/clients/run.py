@@ -106,13 +106,15 @@ def main(binary):
     scripts = [[interpreter, HERE / "client.py"]]
     scripts += [["node", folder / name] for name in ("openai.mjs", "aisdk.mjs", "stent.mjs")]
     long = "engine.script.text=" + "word " * 12000
+    same = "engine.script.text=" + "This is the scripted engine: it says the same words to everyone. " * 200
     for script in scripts:
         gateways = {
             # The real engine with the demo model.
             "REAL": Gateway(binary),
-            # One place, twelve words in a second or two.
-            "SLOW": Gateway(binary, "engine.kind=scripted", "engine.script.token=100ms",
-                            "engine.slots=1", "engine.queue=0", "cache.store=off"),
+            # One place. An answer takes longer than anybody waits for its place to be free, unless
+            # its max_tokens ends it: who finds it free knows that the work was ended.
+            "SLOW": Gateway(binary, "engine.kind=scripted", "engine.script.token=100ms", same,
+                            "engine.max_tokens=1500", "engine.slots=1", "engine.queue=0", "cache.store=off"),
             # Talks for minutes; ends its streams with an error when it is told to go.
             "ENDS": Gateway(binary, "engine.kind=scripted", "engine.script.token=50ms", long,
                             "engine.max_tokens=1500", "server.drain=500ms"),

@@ -222,6 +222,75 @@ export const CHAT = {
     }
   },
 
+  async "nothing is asked while the history is fetched, and what was asked without it stays"({ browser, binary }) {
+    const server = await serve(binary, "engine.kind=scripted", "engine.script.token=60ms", "cache.store=off",
+      `engine.script.text=${"word ".repeat(40)}`);
+    try {
+      const page = await open(browser, server.base);
+      const fetches = [];
+      // Held until it is let go.
+      const hold = () => page.route("**/sessions/*", (route) => void fetches.push(route));
+      const letGo = async () => {
+        await page.unroute("**/sessions/*");
+        await Promise.all(fetches.splice(0).map((route) => route.continue()));
+      };
+      const first = page.locator("#list button").first();
+      const shown = (count) => async () => (await page.locator(".question").count()) === count;
+      await send(page, "Say all of it");
+      await answered(page, 1);
+      await page.reload();
+      await hold();
+      await first.click();
+      await first.click();
+      await page.getByText("Fetching what was said").waitFor();
+      await send(page, "And once more");
+      await until("the history is asked for", () => fetches.length > 0);
+      check("once", fetches.length === 1);
+      check("the question waits", (await page.getByLabel("Your message").inputValue()) === "And once more"
+        && await page.getByRole("button", { name: "Send" }).isDisabled());
+      await letGo();
+      await answered(page, 1);
+      await page.getByRole("button", { name: "Send" }).click();
+      await page.locator(".answer[aria-busy] .text").getByText("word").waitFor();
+      check("both are shown", await shown(2)());
+      // The page is loaded again meanwhile, and the conversation chosen twice: one answer is taken up.
+      const taken = [];
+      page.on("request", (it) => it.url().includes("/chat/stream/") && taken.push(it.url()));
+      await hold();
+      await page.reload();
+      await first.click();
+      await first.click();
+      await until("the history is asked for", () => fetches.length > 0);
+      await letGo();
+      await answered(page, 2);
+      check(`taken up once: ${taken}`, taken.length === 1 && await shown(2)());
+      // It cannot be fetched: one goes on without it.
+      await page.reload();
+      await page.route("**/sessions/*", (route) => route.fulfill({ status: 500, json: { error: { message: "it is broken" } } }));
+      await first.click();
+      const again = page.locator("#log > .trouble").getByRole("button", { name: "Try again" });
+      await again.waitFor();
+      await send(page, "And without it");
+      await page.locator(".answer[aria-busy] .text").getByText("word").waitFor();
+      check("the history waits for the answer", (await again.count()) === 0);
+      await first.click();
+      check("the answer can be stopped", await page.getByRole("button", { name: "Stop the answer" }).isVisible());
+      await answered(page, 1);
+      await send(page, "Not this one");
+      await page.locator(".answer[aria-busy] .text").getByText("word").waitFor();
+      await page.keyboard.press("Escape");
+      await page.unroute("**/sessions/*");
+      await again.click();
+      await answered(page, 3);
+      const asked = await page.locator(".question").allInnerTexts();
+      check(`all in order: ${asked}`,
+        asked.join() === "Say all of it,And once more,And without it,Not this one");
+      return page;
+    } finally {
+      server.stop();
+    }
+  },
+
   async "a server that asks for a key is given one"({ browser, binary }) {
     const key = "a-key-for-the-browser-that-nobody-else-has";
     const sha256 = createHash("sha256").update(key).digest("hex");

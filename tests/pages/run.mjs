@@ -4,13 +4,15 @@
 
 import { CHAT } from "./chat.mjs";
 import { CONSOLE } from "./console.mjs";
+import { KEYBOARD } from "./keyboard.mjs";
+import { POLICIES } from "./policies.mjs";
 import { browse, check, serve } from "./support.mjs";
 import { picture } from "./steps.mjs";
 
 const [binary, ...rest] = process.argv.slice(2);
 if (rest[0] === "--screenshots") rest.splice(0, 2);
 
-const chosen = Object.entries({ ...CHAT, ...CONSOLE }).filter(([name]) => !rest.length || rest.some((part) => name.includes(part)));
+const chosen = Object.entries({ ...CHAT, ...KEYBOARD, ...CONSOLE, ...POLICIES }).filter(([name]) => !rest.length || rest.some((part) => name.includes(part)));
 const browser = await browse();
 const demo = await serve(binary, "policies.cache.scope=shared", "policies.cache.config.scope=shared");
 let failed = 0;

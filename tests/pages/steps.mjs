@@ -3,7 +3,7 @@
 import fs from "node:fs";
 import path from "node:path";
 import { createRequire } from "node:module";
-import { check } from "./support.mjs";
+import { ROOT, check } from "./support.mjs";
 
 const AXE = fs.readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 /** Where pictures go, if they are wanted. */
@@ -66,4 +66,27 @@ export async function fits(page, name) {
     }).flatMap(([what, nodes]) => nodes.map((node) => `${node.outerHTML.slice(0, 120)} ${what}`));
   }, page.viewportSize().width);
   check(`${name}: ${told.join("\n")}`, told.length === 0);
+}
+
+export const plugin = (name) => fs.readFileSync(path.join(ROOT, `plugins/dist/${name}.wasm`));
+export const TRIM = plugin("trim-exchanges");
+
+/** Asks the gateway without a page; resolves when the answer is complete. */
+export const ask = async (server, message, session) => (await fetch(`${server.base}/chat/stream`, {
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify({ message, session_id: session }),
+})).text();
+
+/** As if somebody had dragged the file here. */
+export async function dropOnto(page, name, bytes) {
+  const dropped = await page.evaluateHandle(async ([name, text]) => {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const data = new DataTransfer();
+    data.items.add(new File([bytes], name, { type: "application/wasm" }));
+    return data;
+  }, [name, bytes.toString("base64")]);
+  await page.dispatchEvent("main", "dragover", { dataTransfer: dropped });
+  check("the place to drop it is shown", await page.locator("#drop.over").isVisible());
+  await page.dispatchEvent("main", "drop", { dataTransfer: dropped });
 }

@@ -85,9 +85,11 @@ export async function open(browser, url, options = {}) {
     });
     await page.route((at) => ["/", "/console"].includes(at.pathname), async (route) => {
       const response = await route.fetch();
-      const which = (await response.text()).includes("Stent console") ? "console" : "chat";
+      const served = await response.text();
+      const which = served.includes("Stent console") ? "console" : "chat";
+      const trace = /name="stent-trace-url" content="(.*?)"/.exec(served)?.[1] ?? "";
       const html = fs.readFileSync(path.join(process.env.STENT_PAGES, which, "index.html"), "utf8");
-      route.fulfill({ response, status: 200, contentType: "text/html", body: html.replaceAll("{digest}", "0000000000000000").replace("{trace-url}", "") });
+      route.fulfill({ response, status: 200, contentType: "text/html", body: html.replaceAll("{digest}", "0000000000000000").replace("{trace-url}", () => trace) });
     });
   }
   await page.goto(url);

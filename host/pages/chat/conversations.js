@@ -37,6 +37,8 @@ export class Conversation {
   exchanges = [];
   /** The history was fetched, or there is none. */
   loaded = true;
+  /** It is being fetched; nothing is asked meanwhile. */
+  fetching = false;
   /** Why it could not be fetched. */
   trouble = null;
   /** The answer that is being read. */
@@ -48,6 +50,11 @@ export class Conversation {
 
   get running() {
     return this.exchanges.find((exchange) => exchange.isOpen) ?? null;
+  }
+
+  /** One thing at a time: an answer, or the history. */
+  get busy() {
+    return this.fetching || Boolean(this.running);
   }
 
   /** Shows an exchange; the one before it makes room. */
@@ -71,8 +78,10 @@ export class Conversation {
     }
   }
 
-  /** Takes the history as the server tells it. */
+  /** Takes the history as the server tells it. What was asked without it and came to nothing stays
+   * in sight; the server knows the rest. */
   take(messages) {
+    const asked = this.exchanges.filter((exchange) => exchange.state !== "done");
     this.exchanges = [];
     for (const { role, text } of messages) {
       if (role === "user") this.exchanges.push(new Exchange(text));
@@ -91,6 +100,7 @@ export class Conversation {
     this.told.forEach((told, at) => {
       if (this.exchanges[at + shift]) this.exchanges[at + shift].told = told;
     });
+    this.exchanges.push(...asked);
     this.loaded = true;
   }
 

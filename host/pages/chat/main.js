@@ -1,11 +1,11 @@
 // The chat: which conversation is shown, what is sent, and what becomes of its answer.
 
-import { ask as dialog, el, glyph, mark, say } from "../shared/dom.js";
+import { arrange, ask as dialog, el, glyph, mark, say } from "../shared/dom.js";
 import { themeButton } from "../shared/theme.js";
 import { Conversation, Conversations, Exchange } from "./conversations.js";
 import { stent, useKey } from "./server.js";
-import { View } from "./view.js";
-import { LOST, STOPPED, explain, when } from "./words.js";
+import { Line, View } from "./view.js";
+import { LOST, STOPPED, explain } from "./words.js";
 
 const MENU = "M4 7h16M4 12h16M4 17h16";
 const SEND = "M12 19V5m-6 6 6-6 6 6";
@@ -18,7 +18,8 @@ const AGAIN = { trigger: "regenerate-message" };
 
 const at = (id) => document.getElementById(id);
 const conversations = new Conversations();
-const views = new Map();
+const views = new WeakMap();
+const lines = new WeakMap();
 let current = new Conversation();
 
 themeButton(at("theme"));
@@ -32,7 +33,7 @@ at("stop").append(glyph(STOP));
  * `trigger` as the server knows it. */
 function send(question, before = null, how = {}) {
   const conversation = current;
-  if (!question.trim() || conversation.running) return;
+  if (!question.trim() || conversation.busy) return;
   const exchange = new Exchange(question, before);
   conversation.show(exchange);
   conversation.name(question);
@@ -40,6 +41,8 @@ function send(question, before = null, how = {}) {
   conversations.add(conversation);
   show();
   jump();
+  // The button that sent it may be gone.
+  message.focus();
   tell("Your question was sent.");
   follow(conversation, exchange, stent.ask(question, { sessionId: conversation.session ?? undefined, ...how }));
 }
@@ -95,7 +98,7 @@ function ended(conversation, exchange) {
   conversations.save();
   views.get(exchange)?.update();
   if (conversation === current) {
-    if (!conversation.exchanges.includes(exchange)) show();
+    if (!conversation.loaded || !conversation.exchanges.includes(exchange)) show();
     stick();
     tell({
       done: `The answer is complete: ${exchange.text}`,
@@ -108,7 +111,7 @@ function ended(conversation, exchange) {
 }
 
 function retry(exchange) {
-  if (current.running) return;
+  if (current.busy) return;
   if (exchange.state === "done") return send(exchange.question, exchange, AGAIN);
   // Of what was lost on the way the server may remember all; of what was stopped, nothing.
   current.exchanges = current.exchanges.filter((it) => it !== exchange);
@@ -126,6 +129,7 @@ async function enterKey(exchange) {
     field: { type: "password", label: "Key" } });
   if (!key) return;
   useKey(key);
+  message.focus();
   if (exchange) retry(exchange);
   else open(current);
 }
@@ -135,10 +139,11 @@ async function enterKey(exchange) {
 async function open(conversation) {
   current = conversation;
   drawer(false);
+  const fetches = !conversation.loaded && conversation.session && !conversation.busy;
+  if (fetches) Object.assign(conversation, { fetching: true, trouble: null });
   show();
   jump();
-  if (conversation.loaded || !conversation.session) return;
-  conversation.trouble = null;
+  if (!fetches) return;
   try {
     conversation.take(await stent.history(conversation.session));
     if (!conversation.exchanges.length && !conversation.open) {
@@ -147,6 +152,9 @@ async function open(conversation) {
   } catch (error) {
     conversation.trouble = explain(error);
   }
+  conversation.fetching = false;
+  // It was forgotten meanwhile.
+  if (!conversations.all.includes(conversation)) return;
   if (current === conversation) {
     show();
     jump();
@@ -178,6 +186,7 @@ async function forget(conversation) {
   }
   conversations.remove(conversation);
   tell("The conversation was forgotten.");
+  message.focus();
   if (current === conversation) open(new Conversation());
   else list();
 }
@@ -185,8 +194,7 @@ async function forget(conversation) {
 // --- the page
 
 function show() {
-  const log = at("log");
-  log.replaceChildren(...current.exchanges.map((exchange) => {
+  const nodes = current.exchanges.map((exchange) => {
     if (!views.has(exchange)) {
       views.set(exchange, new View(exchange, {
         retry: () => retry(exchange),
@@ -196,16 +204,20 @@ function show() {
     const view = views.get(exchange);
     view.update();
     return view.node;
-  }));
+  });
   const { trouble } = current;
   if (trouble) {
-    log.prepend(el("p", { class: "trouble" }, el("span", {}, trouble.text),
+    nodes.unshift(el("p", { class: "trouble" }, el("span", {}, trouble.text),
       trouble.key && el("button", { type: "button", onclick: () => enterKey(null) }, "Enter the key"),
-      trouble.again && el("button", { type: "button", onclick: () => open(current) }, "Try again")));
-  } else if (!current.loaded) {
-    log.prepend(el("p", { class: "state" }, "Fetching what was said…"));
+      trouble.again && !current.running && el("button", { type: "button", onclick: () => {
+        message.focus();
+        open(current);
+      } }, "Try again")));
+  } else if (current.fetching) {
+    nodes.unshift(el("p", { class: "state" }, "Fetching what was said…"));
   }
-  at("empty").hidden = log.childElementCount > 0;
+  arrange(at("log"), nodes);
+  at("empty").hidden = nodes.length > 0;
   say(at("title"), current.title || "New conversation");
   document.title = current.title ? `${current.title} · Stent` : "Stent";
   list();
@@ -213,19 +225,20 @@ function show() {
 }
 
 function list() {
-  at("list").replaceChildren(...conversations.listed.map((conversation) =>
-    el("li", {},
-      el("button", { type: "button", class: "bare", "aria-current": conversation === current ? "true" : null,
-        onclick: () => open(conversation) },
-        el("span", { class: "name" }, conversation.title),
-        el("span", { class: "when" }, conversation.running ? "writing" : when(conversation.at))))));
+  arrange(at("list"), conversations.listed.map((conversation) => {
+    if (!lines.has(conversation)) lines.set(conversation, new Line(conversation, () => open(conversation)));
+    const line = lines.get(conversation);
+    line.update(current);
+    return line.node;
+  }));
 }
 
 function controls() {
   const running = Boolean(current.running);
+  if (!running && document.activeElement === at("stop")) message.focus();
   at("stop").hidden = !running;
   at("send").hidden = running;
-  at("send").disabled = !at("message").value.trim();
+  at("send").disabled = current.fetching || !at("message").value.trim();
   at("forget").hidden = !current.title;
 }
 
@@ -258,10 +271,12 @@ function jump() {
 }
 
 function drawer(shown) {
+  const was = document.body.classList.contains("drawn");
   document.body.classList.toggle("drawn", shown);
   mark(at("menu"), { "aria-expanded": String(shown) });
   // What lies behind the list is out of reach, for the keyboard too.
   at("page").inert = shown;
+  if (was && !shown) at("menu").focus();
 }
 
 const message = at("message");
@@ -275,7 +290,7 @@ function grow() {
 
 function submit() {
   const text = message.value;
-  if (!text.trim() || current.running) return;
+  if (!text.trim() || current.busy) return;
   message.value = "";
   grow();
   send(text);
@@ -300,7 +315,6 @@ addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
   if (document.body.classList.contains("drawn")) {
     drawer(false);
-    at("menu").focus();
   } else {
     stop();
   }

@@ -1,8 +1,9 @@
-// One exchange on the page: the question, the answer as it grows, and the quiet line below it.
+// One exchange on the page: the question, the answer as it grows, and the quiet line below it; and a
+// conversation's line in the list.
 
 import { COPY, el, glyph, mark, say, traceLink } from "../shared/dom.js";
 import { render } from "./markdown.js";
-import { MEANING, figures } from "./words.js";
+import { MEANING, figures, when } from "./words.js";
 
 const AGAIN = "M20 11a8 8 0 1 0-2.3 6.3M20 5v6h-6";
 
@@ -100,5 +101,23 @@ export class View {
       el("span", { class: "tools" }, copied,
         el("button", { type: "button", class: "bare icon retry", "aria-label": "Ask again for another answer",
           title: "Ask again for another answer", onclick: this.on.retry }, glyph(AGAIN))));
+  }
+}
+
+export class Line {
+  /** `open`: what choosing it does. */
+  constructor(conversation, open) {
+    this.conversation = conversation;
+    this.name = el("span", { class: "name" });
+    this.when = el("span", { class: "when" });
+    this.button = el("button", { type: "button", class: "bare", onclick: open }, this.name, this.when);
+    this.node = el("li", {}, this.button);
+  }
+
+  update(current) {
+    const { title, running, at } = this.conversation;
+    mark(this.button, { "aria-current": this.conversation === current ? "true" : null });
+    say(this.name, title);
+    say(this.when, running ? "writing" : when(at));
   }
 }

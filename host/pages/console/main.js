@@ -31,11 +31,25 @@ async function look() {
   showLights(at("lights"), { now, before: samples.length > 1 ? samples[0] : null, slots, status });
   showSlots(at("slots"), slots);
   showPolicies(at("rows"), policies, act);
-  showTraces(at("requests"), at("changes"), traces);
+  showTraces(at("requests"), at("changes"), traces, await changes(now));
   showAlarms(status.alarms);
   tellChanges(policies, now);
   facts(now);
   return policies.some(({ state }) => state === "pending" || state === "compiling");
+}
+
+const audit = { of: null, reads: 0, lines: [] };
+
+/** The changes since the start. They are read twice after each: its line is written just after it. */
+async function changes(now) {
+  const start = 1000 * now.sum("stent_process_start_time_seconds");
+  const of = `${start} ${now.sum("stent_policy_generation")}`;
+  if (audit.of !== of) Object.assign(audit, { of, reads: 0 });
+  if (audit.reads < 2) {
+    audit.lines = await read("admin/audit");
+    audit.reads += 1;
+  }
+  return audit.lines.filter(({ at_ms }) => at_ms >= start);
 }
 
 function facts(now) {

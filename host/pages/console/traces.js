@@ -1,6 +1,6 @@
 // Requests and policy changes as waterfalls: each stage as a bar on the request's own time.
 
-import { el, traceLink } from "../shared/dom.js";
+import { arrange, el, traceLink } from "../shared/dom.js";
 import { duration, firstWords } from "./lights.js";
 
 const SHOWN = 40;
@@ -22,33 +22,49 @@ function kind({ name }) {
 
 const isChange = (trace) => trace.name === "policy.reload";
 const isWorthTelling = (trace) => !["unchanged", undefined].includes(trace.attributes["stent.reload.result"]);
-const key = (trace) => trace.trace_id + trace.id;
 
 const RELOAD = ["verify", "compile", "instantiate", "probe", "cases", "swap"];
 const rows = new Map();
 
-/** Both lists; what is unfolded stays so. */
-export function showTraces(requests, changes, traces) {
-  fill(requests, traces.filter((trace) => !isChange(trace)).slice(0, SHOWN), requestRow);
-  fill(changes, traces.filter((trace) => isChange(trace) && isWorthTelling(trace)).slice(0, CHANGES), changeRow);
+/** Both lists; what is unfolded stays so. `audit`: the lines of the audit log, oldest first. */
+export function showTraces(requests, changes, traces, audit) {
+  const asked = traces.filter((trace) => !isChange(trace)).slice(0, SHOWN);
+  fill(requests, asked.map((trace) => ({ key: trace.trace_id + trace.id, stages: trace.stages.length,
+    make: () => requestRow(trace) })));
+  fill(changes, changed(traces.filter((trace) => isChange(trace) && isWorthTelling(trace)), audit));
 }
 
-function fill(list, traces, make) {
-  if (!traces.length) return;
-  const nodes = traces.map((trace) => {
-    const known = rows.get(key(trace));
-    // A stage may end after its request.
-    if (known && known.stages === trace.stages.length) return known.node;
+/** The last changes. Requests soon push their traces out; the audit log keeps them, but for what was
+ * rejected. */
+function changed(traces, audit) {
+  const all = new Map();
+  for (const line of audit) {
+    const { generation, at_ms } = line;
+    const lines = [...(all.get(generation)?.lines ?? []), line];
+    all.set(generation, { key: `change ${at_ms} ${generation}`, at_ms, lines, stages: 0, make: () => auditRow(lines) });
+  }
+  for (const trace of traces) {
+    const { "stent.reload.result": result, "stent.policy.generation": generation } = trace.attributes;
+    const known = result === "rejected" ? null : all.get(generation);
+    const key = known?.key ?? trace.trace_id + trace.id;
+    all.set(known ? generation : key, { key, at_ms: known?.at_ms ?? trace.at_ms, stages: trace.stages.length,
+      make: () => changeRow(trace) });
+  }
+  return [...all.values()].sort((a, b) => b.at_ms - a.at_ms).slice(0, CHANGES);
+}
+
+function fill(list, items) {
+  if (!items.length) return;
+  arrange(list, items.map(({ key, stages, make }) => {
+    const known = rows.get(key);
+    // A stage may end after its request; a change's may be gone, and are still shown.
+    if (known && known.stages >= stages) return known.node;
     const open = known?.node.querySelector("details")?.open ?? false;
-    const node = make(trace);
+    const node = make();
     node.querySelector("details").open = open;
-    rows.set(key(trace), { node, stages: trace.stages.length });
+    rows.set(key, { node, stages });
     return node;
-  });
-  nodes.forEach((node, at) => {
-    if (list.children[at] !== node) list.insertBefore(node, list.children[at] ?? null);
-  });
-  while (list.children.length > nodes.length) list.lastElementChild.remove();
+  }));
   if (rows.size > 400) {
     for (const [key, { node }] of rows) if (!node.isConnected) rows.delete(key);
   }
@@ -87,6 +103,22 @@ function changeRow(trace) {
       el("span", { class: "n total" }, duration(trace.duration_us)),
       el("span", { class: "n gen" }, `gen ${of("generation") ?? "–"}`)),
     waterfall(trace, [trace.attributes["stent.reload.reason"]])));
+}
+
+/** A change of which no stages are known: what the audit log says. */
+function auditRow(lines) {
+  const [{ at_ms, what, generation }] = lines;
+  const digest = (sha256) => sha256.slice(0, 8) || "none";
+  return el("li", {}, el("details", {},
+    el("summary", {},
+      el("time", { datetime: new Date(at_ms).toISOString() }, time(at_ms)),
+      el("span", { class: "route" }, lines.map(({ hook }) => hook).join(", ")),
+      el("span", { class: "chip", "data-outcome": what }, what),
+      el("span", { class: "line", "aria-hidden": "true" }),
+      el("span", { class: "n total" }, "–"),
+      el("span", { class: "n gen" }, `gen ${generation}`)),
+    el("div", { class: "waterfall" }, lines.map(({ hook, by, from, to, reason }) =>
+      el("p", {}, el("span", {}, `${hook}, by ${by}: ${digest(from)} → ${digest(to)} · ${reason}`))))));
 }
 
 const time = (ms) => new Date(ms).toLocaleTimeString(undefined, { hour12: false });

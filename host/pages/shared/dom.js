@@ -41,6 +41,18 @@ export function mark(node, attributes) {
   }
 }
 
+/** Gives a list these children in this order. What stays is not touched, so that it keeps the focus. */
+export function arrange(list, nodes) {
+  const focused = document.activeElement;
+  const wanted = new Set(nodes);
+  for (const child of [...list.children]) if (!wanted.has(child)) child.remove();
+  nodes.forEach((node, at) => {
+    if (list.children[at] !== node) list.insertBefore(node, list.children[at] ?? null);
+  });
+  // Where it had to be moved, it lost it.
+  if (focused !== document.activeElement && list.contains(focused)) focused.focus({ preventScroll: true });
+}
+
 /** What a header can carry: keys and tokens hold nothing else. */
 const SIGNS = { pattern: "[ -~]+", title: "Letters without accents, digits and signs" };
 

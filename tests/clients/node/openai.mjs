@@ -42,7 +42,7 @@ const [real, slow] = [client(REAL), client(SLOW)];
   // Leaving frees the place.
   for await (const _ of stream) break;
   await slowIsFree();
-  const retried = await slow.chat.completions.create(ask("y"), { maxRetries: 3 });
+  const retried = await slow.chat.completions.create(ask("y", { max_tokens: 12 }), { maxRetries: 3 });
   assert(retried.choices[0].message.content);
 }
 
