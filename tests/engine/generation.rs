@@ -96,7 +96,11 @@ fn guessed_tokens_change_nothing() {
             .into(),
         ..greedy()
     };
-    for marker in 0..6 {
+    // How much is guessed depends on what steps were measured to take: on a busy machine it may be little.
+    for marker in 0..100 {
+        if marker >= 6 && guessing.engine.status().totals.draft_hits > 0 {
+            break;
+        }
         let prompt = prompt(marker, 40);
         let mut job = job(None, prompt.clone(), 100);
         job.sampling = letters.clone();
